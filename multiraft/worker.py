@@ -1,0 +1,78 @@
+"""Threads, all of them: the only module that imports ``threading``.
+
+A worker is one named OS thread that runs the jobs handed to it, in order, and tells the loop what came of each. Jobs are
+plain functions that may block (a commit, a sync, a file); they never touch what the loop owns. Nothing here holds a lock
+while it runs a job or a callback.
+
+Invariant: ``done`` of each job is called exactly once, on the loop, in the order of the jobs - unless the loop is closed,
+when nobody is left to tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from multiraft.errors import Closed
+
+T = TypeVar("T")
+
+Done = Callable[[Any, BaseException | None], None]
+
+
+class Worker:
+    """One named OS thread behind a queue. Made on a running loop, or for the loop that is given."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None):
+        self._loop = loop if loop is not None else asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"multiraft-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+        """Run ``job`` on the thread after all submitted before, then ``done(result, error)`` on the loop. Raises Closed."""
+        if self._closed:
+            raise Closed(f"{self._thread.name} is closed")
+        self._jobs.put((job, done))
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the thread. Idempotent; blocks the caller until then."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, done = item
+            result, error = None, None
+            try:
+                result = job()
+            except BaseException as caught:  # handed on to the loop, whatever it is: nothing is swallowed here
+                error = caught
+            try:
+                self._loop.call_soon_threadsafe(done, result, error)
+            except RuntimeError:
+                if not self._loop.is_closed():
+                    raise
+            del item, job, done, result, error
+
+
+class InlineWorker:
+    """The same face without a thread: jobs run at once, in the caller. For tests, and for work that cannot block."""
+
+    def submit(self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+        try:
+            result = job()
+        except Exception as error:
+            done(None, error)
+        else:
+            done(result, None)
+
+    def close(self) -> None:
+        """Nothing to wait for."""
