@@ -45,3 +45,4 @@ cdef class Waiters:
     cdef int settle_queue(
         self, CallQueue queue, uint64_t term, uint64_t last, uint64_t result_base, dict results
     ) except -1
+    cdef int overwritten(self, Call call) except -1

@@ -190,7 +190,7 @@ cdef class Waiters:
         queue.head = head
         return 0
 
-    cdef object overwritten(self, Call call):
+    cdef int overwritten(self, Call call) except -1:
         """Another term's entry stands at its index: it did not happen (pitfall 94), and may be tried again - unless it was
         several entries, of which some may have been committed before the leader changed."""
         error = NoLeader("another leader's entry took the place of this one; it did not happen")
@@ -201,6 +201,7 @@ cdef class Waiters:
         else:
             call.term = call.index = 0
             self.homeless(call, error)
+        return 0
 
     def jumped(self, uint64_t group, uint64_t index):
         """A snapshot took the place of the log up to ``index``: what became of the calls below it cannot be known here."""
