@@ -57,7 +57,7 @@ class Reads:
 
     def submit(self, group: int, run: Callable[[], Any], deadline_ns: int) -> Ticket[Any]:
         """A ticket for what ``run`` gives once this replica is known to be as new as the call."""
-        read = Read(self._waker.pending(), run, deadline_ns)
+        read = Read(self._waker.ticket(), run, deadline_ns)
         self._gathering.setdefault(group, []).append(read)
         self._kick()
         return read.ticket
