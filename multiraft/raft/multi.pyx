@@ -44,7 +44,7 @@ from multiraft.raft.door cimport Replica as Door, engine_configure
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
-from multiraft.raft.reads cimport ask_read, committed_in_term
+from multiraft.raft.reads cimport ask_read, committed_in_term, holds_lease, sole_voter
 from multiraft.raft.replica cimport (
     applied,
     apply_change,
@@ -637,6 +637,27 @@ cdef class MultiRaft:
             return None
         peer = find_peer(replica, replica.leader)
         return peer.node if peer != NULL else None
+
+    def slowest_match(self, group):
+        """As leader the lowest index that every active member is known to have; else the applied index here."""
+        cdef Replica* replica = self.get(group)
+        cdef uint64_t lowest = replica.log.applied_index
+        cdef uint32_t at
+        if replica.role == LEADER:
+            for at in range(replica.peers_count):
+                if replica.peers[at].replica != replica.id and replica.peers[at].recently_active:
+                    lowest = min(lowest, replica.peers[at].match_index)
+        return lowest
+
+    def reads_at_once(self, group):
+        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied."""
+        cdef Replica* replica = self.find(group)
+        return (
+            replica != NULL
+            and replica.log.applied_index >= replica.log.commit_index
+            and committed_in_term(replica)
+            and (sole_voter(replica) or holds_lease(self.engine, replica))
+        )
 
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""
