@@ -89,6 +89,7 @@ from multiraft.raft.door import Options
 
 cdef enum:
     POST_BYTES_MAX = 16 * 1024 * 1024
+    CAUGHT_UP_ENTRIES = 1024
 
 
 @dataclass(slots=True)
@@ -648,6 +649,17 @@ cdef class MultiRaft:
                 if replica.peers[at].replica != replica.id and replica.peers[at].recently_active:
                     lowest = min(lowest, replica.peers[at].match_index)
         return lowest
+
+    def caught_up(self, group, to):
+        """As leader: has that replica everything, or nearly, so that it can take over without a pause?"""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* peer = find_peer(replica, to)
+        return (
+            peer != NULL
+            and peer.recently_active
+            and replica.transfer_to == 0
+            and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
+        )
 
     def reads_at_once(self, group):
         """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied."""
