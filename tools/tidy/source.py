@@ -55,10 +55,11 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function or method; `head` is its signature on one line."""
+    """One function or method; `head` is its signature on one line, which ends on line `head_end`."""
 
     name: str
     line: int
+    head_end: int
     end: int
     head: str
 
@@ -209,9 +210,8 @@ def functions_of(source: Source) -> list[Function]:
 def python_functions(tree: ast.Module) -> Iterator[Function]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield Function(
-                node.name, node.lineno, node.end_lineno or node.lineno, f"def {node.name}"
-            )
+            end = node.end_lineno or node.lineno
+            yield Function(node.name, node.lineno, node.body[0].lineno - 1, end, f"def {node.name}")
 
 
 def cython_functions(source: Source) -> Iterator[Function]:
@@ -226,7 +226,7 @@ def cython_functions(source: Source) -> Iterator[Function]:
         if name is None or not (has_body or source.path.endswith(".pxd")):
             continue
         end = body_end(statements[position + 1 :], len(match.group(1)), last) if has_body else last
-        yield Function(name.group(1), first, end, text.strip())
+        yield Function(name.group(1), first, last, end, text.strip())
 
 
 def after_arguments(text: str, start: int) -> str:
