@@ -38,7 +38,9 @@ def compile_example(root: Path, text: str) -> dict[str, int]:
     source = root / "multiraft" / "example.pyx"
     source.parent.mkdir(exist_ok=True)
     source.write_text("cimport cython\n" + text)
-    source.with_name("__init__.py").touch()  # without it, Cython takes the module for a top-level one
+    source.with_name(
+        "__init__.py"
+    ).touch()  # without it, Cython takes the module for a top-level one
     target = root / hot_lines.C_FOLDER / "multiraft" / "example.c"
     target.parent.mkdir(parents=True, exist_ok=True)
     before = Path.cwd()
