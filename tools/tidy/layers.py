@@ -24,6 +24,7 @@ RINGS: dict[str, int] = {
     "_batch": 11,
     "_routes": 11,
     "_ticket": 11,
+    "records": 12,
     # ring 1: sans-I/O
     "raft": 20,
     "placement": 20,

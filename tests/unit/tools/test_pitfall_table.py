@@ -65,6 +65,12 @@ def test_scenarios_and_transcripts_hold_pitfalls_too(tree: Path) -> None:
     assert "| 4 | Four. | `tests/p4_quiet.txt` |" in text
 
 
+def test_one_test_may_hold_two(tree: Path) -> None:
+    (tree / "tests" / "test_b.py").write_text("def test_p2_p3_z():\n    ...\n")
+    holders = pt.find_holders(tree)
+    assert holders[2] == holders[3] == ["tests/test_b.py::test_p2_p3_z"]
+
+
 def test_an_unknown_number_is_refused(tree: Path) -> None:
     (tree / "tests" / "test_b.py").write_text("def test_p77_z():\n    ...\n")
     with pytest.raises(SystemExit, match="77"):
