@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     fences.check_fences,
     fences.check_async,
     fences.check_identity,
+    fences.check_put_path,
     shape.check_function_lengths,
     shape.check_file_lengths,
     shape.check_openings,
