@@ -69,7 +69,7 @@ PLANTED = [
     ("async", "multiraft/node/turn.py", "async def f():\n    pass"),
     ("async", "multiraft/log/store.py", "def f():\n    return [x async for x in y]"),
     ("async", "multiraft/machine/a.pyx", "async  def f():\n    await g()"),
-    ("put-path", "multiraft/node/a.py", "# On the path of a put.\nlogger.warning('slow')"),
+    ("put-path", "multiraft/node/a.py", "# On the path of a put.\nlogger.info('put')"),
     ("put-path", "multiraft/node/a.py", "# On the path of a put.\nwith asyncio.Lock():\n    x = 1"),
     ("function-length", "multiraft/node/a.py", long_function("def f():", 51)),
     (
@@ -149,8 +149,12 @@ SOUND = [
     ("chance", "multiraft/raft/a.py", "replica.id(3); peer_id(4)\nrandom = seed"),
     ("async", "multiraft/node/node.py", "async def f():\n    await g()"),
     ("async", "multiraft/node/turn.py", '"""Never async def."""\nawaited = 1'),
-    ("put-path", "multiraft/node/a.py", "# On the path of a put.\nlogger.debug('fast')"),
-    ("put-path", "multiraft/node/a.py", "logger.warning('elsewhere')"),
+    (
+        "put-path",
+        "multiraft/node/a.py",
+        "# On the path of a put.\nlogger.debug('fast')\nlogger.warning('broken')",
+    ),
+    ("put-path", "multiraft/node/a.py", "logger.info('elsewhere')"),
     ("function-length", "multiraft/node/a.py", long_function("def f():", 50)),
     (
         "function-length",
