@@ -99,6 +99,8 @@ class GroupLog:
     last_index: int
     terms: tuple[tuple[int, int], ...]
     """(first index, term) of each stretch of one term after the base, ascending; empty where the log is."""
+    changes: tuple[int, ...] = ()
+    """Indexes of the entries after the base that change the membership, ascending."""
     pending: SnapshotRecord | None = None
     tombstone: bool = False
 

@@ -1,0 +1,15 @@
+# The Python door of a replica, as far as MultiRaft lends it.
+
+from libc.stdint cimport uint64_t
+from multiraft.raft.state cimport Engine, Replica as State
+
+
+cdef class Replica:
+    cdef Engine engine
+    cdef State* state       # NULL once the replica was removed
+    cdef bint owned         # made here, and freed with this object
+    cdef uint64_t sequence  # of the newest batch sealed here
+
+    cdef State* live(self) except NULL
+
+cdef int engine_configure(Engine engine, object options, uint64_t seed) except -1
