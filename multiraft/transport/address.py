@@ -1,6 +1,6 @@
-"""Addresses of nodes as people write them: ``host:port``, ``[v6]:port``.
+"""Addresses of nodes as people write them (``host:port``, ``[v6]:port``), and the settings of a link's socket.
 
-Parsing and judging only; the one thing that waits is the resolver of the loop.
+The one thing here that waits is the resolver of the loop.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import sys
 
 from multiraft.errors import ConfigError
+from multiraft.transport.options import TransportOptions
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -45,5 +47,18 @@ async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tupl
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
     )
     # The flow and scope of an IPv6 address are left out: nodes are not dialled by link-local ones.
-    unique = dict.fromkeys((family, (str(item[0]), int(item[1]))) for family, _, _, _, item in found)
+    unique = dict.fromkeys(
+        (family, (str(item[0]), int(item[1]))) for family, _, _, _, item in found
+    )
     return [(socket.AddressFamily(family), item) for family, item in unique]
+
+
+def tune(sock: socket.socket, options: TransportOptions) -> None:
+    """No delay for small frames, and an end for connections whose other side is gone without a word."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, options.keepalive_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, options.keepalive_s // 3))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, options.user_timeout_s * 1000)

@@ -89,14 +89,18 @@ def decode_bulk(frame: memoryview) -> BulkMessage:
     data_bytes = len(frame) - FRAME_HEADER.size - _BODY.size
     if not 0 <= data_bytes <= CHUNK_BYTES_MAX:
         raise PeerProtocolError(f"a bulk frame of {len(frame)} bytes")
-    op, status, length, transfer, offset, total, crc, zero = _BODY.unpack_from(frame, FRAME_HEADER.size)
+    op, status, length, transfer, offset, total, crc, zero = _BODY.unpack_from(
+        frame, FRAME_HEADER.size
+    )
     if zero or length != data_bytes:
         raise PeerProtocolError("a bulk frame whose lengths contradict each other")
     data = bytes(frame[FRAME_HEADER.size + _BODY.size :])
     try:
         return BulkMessage(Op(op), transfer, Status(status), offset, total, crc, data)
     except ValueError as error:
-        raise PeerProtocolError(f"a bulk frame of a kind that is not known here: {error}") from error
+        raise PeerProtocolError(
+            f"a bulk frame of a kind that is not known here: {error}"
+        ) from error
 
 
 async def run_job(jobs: Jobs, job: Callable[[], T]) -> T:
@@ -119,7 +123,11 @@ class Inbox:
     """The receiving side of a node: where files go, and how many at a time."""
 
     def __init__(
-        self, events: TransportEvents, options: TransportOptions, jobs: Callable[[], Jobs], directory: str | None
+        self,
+        events: TransportEvents,
+        options: TransportOptions,
+        jobs: Callable[[], Jobs],
+        directory: str | None,
     ):
         self.events = events
         self.options = options
@@ -127,14 +135,18 @@ class Inbox:
         self._directory = directory
         self._cleared = False
         self._arrivals: dict[Connection, Arrival] = {}
-        self._files: dict[tuple[NodeId, int], IncomingFile] = {}  # being received, or broken off and perhaps resumed
+        self._files: dict[
+            tuple[NodeId, int], IncomingFile
+        ] = {}  # being received, or broken off and perhaps resumed
 
     def greeted(self, connection: Connection) -> None:
         """Judge a connection that was dialled to send a file here. Raises Rejected or Overloaded."""
         if self._directory is None:
             raise Rejected("this node takes no files")
         if connection not in self._arrivals and len(self._arrivals) >= self.options.incoming_max:
-            raise Overloaded(f"{self.options.incoming_max} files are on their way into this node already")
+            raise Overloaded(
+                f"{self.options.incoming_max} files are on their way into this node already"
+            )
 
     def stood(self, connection: Connection) -> None:
         self._arrivals[connection] = Arrival(self, connection)
@@ -160,7 +172,9 @@ class Inbox:
         if known is not None and (known.size, known.crc) != (message.total, message.crc):
             self._submit(known.discard)
             known = None
-        file = known or IncomingFile(self._directory, node, message.transfer, message.total, message.crc)
+        file = known or IncomingFile(
+            self._directory, node, message.transfer, message.total, message.crc
+        )
         self._files[key] = file
         self._forget_oldest()
         return file
@@ -222,7 +236,9 @@ class Arrival:
     def _on_watch(self) -> None:
         """Twice in ``file_idle_s``, see whether anything moved."""
         if self._moved == self._seen and not self._waiting_bytes and not self._finishing:
-            self._connection.leave(Farewell.REFUSED, "the file made no progress", TimeoutError("no progress"))
+            self._connection.leave(
+                Farewell.REFUSED, "the file made no progress", TimeoutError("no progress")
+            )
             return
         self._seen = self._moved
         idle_s = self._inbox.options.file_idle_s
@@ -233,7 +249,12 @@ class Arrival:
         self._moved += 1
         if message.op is Op.BEGIN and self._file is None:
             self._on_begin(message)
-        elif message.op is Op.CHUNK and self._ready and self.key is not None and message.transfer == self.key[1]:
+        elif (
+            message.op is Op.CHUNK
+            and self._ready
+            and self.key is not None
+            and message.transfer == self.key[1]
+        ):
             self._on_chunk(message)
         else:
             raise PeerProtocolError(f"a bulk message {message.op.name} out of its turn")
@@ -245,7 +266,9 @@ class Arrival:
         limit = self._inbox.options.file_bytes_max
         if message.total > limit:
             self._finish(
-                message.transfer, Status.TOO_LARGE, f"a file of {message.total} bytes; taken are {limit}"
+                message.transfer,
+                Status.TOO_LARGE,
+                f"a file of {message.total} bytes; taken are {limit}",
             )
             return
         self._file = file = self._inbox.file(node, message)
@@ -275,7 +298,9 @@ class Arrival:
         def done(written: int | None, error: BaseException | None) -> None:
             self._on_written(len(message.data), written, error)
 
-        self._inbox.jobs().submit(lambda: file.write(message.offset, message.data, message.crc), done)
+        self._inbox.jobs().submit(
+            lambda: file.write(message.offset, message.data, message.crc), done
+        )
 
     def _on_written(self, size: int, written: int | None, error: BaseException | None) -> None:
         self._waiting_bytes -= size

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import socket
-import sys
 from collections.abc import Callable
 from typing import cast
 
@@ -24,6 +22,7 @@ from multiraft._core import Fault, FrameKind, seal_frame
 from multiraft.errors import InvariantViolation, MultiRaftError, PeerProtocolError
 from multiraft.ids import NodeId
 from multiraft.interfaces import Hello, TransportEvents
+from multiraft.transport.address import tune
 from multiraft.transport.hello import (
     Farewell,
     Greeting,
@@ -137,7 +136,9 @@ class Connection(asyncio.BufferedProtocol):
         self._sequence = 0
         self._transport: asyncio.Transport | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        self._receiver = Receiver(host.events.frame, self._on_control, self._on_fault, kinds=_HELLO_KINDS)
+        self._receiver = Receiver(
+            host.events.frame, self._on_control, self._on_fault, kinds=_HELLO_KINDS
+        )
         # Bound compiled methods on the instance: the loop calls them without a Python frame in between.
         self.get_buffer = self._receiver.get_buffer  # type: ignore[method-assign]
         self.buffer_updated = self._receiver.buffer_updated  # type: ignore[method-assign]
@@ -173,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.stage is Stage.ENDED:  # given up while it was being made
             self._transport.abort()
             return
-        _tune(self._transport, self._host.options)
+        tune(self._transport.get_extra_info("socket"), self._host.options)
         if self.dialled is None:
             self.stage = Stage.EXPECTING
             return
@@ -182,7 +183,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._host.connections.discard(self)
-        self.end(exc or ConnectionResetError("the other side closed the connection without a goodbye"))
+        self.end(
+            exc or ConnectionResetError("the other side closed the connection without a goodbye")
+        )
         if self._lingering is not None:
             self._lingering.cancel()
         self._transport = None
@@ -206,7 +209,9 @@ class Connection(asyncio.BufferedProtocol):
             return False
         size = len(frame)
         if size > FRAME_BYTES_MAX:
-            raise InvariantViolation(f"a frame of {size} bytes: every other node would drop the link for it")
+            raise InvariantViolation(
+                f"a frame of {size} bytes: every other node would drop the link for it"
+            )
         queued = transport.get_write_buffer_size()
         if queued:
             options = self._host.options
@@ -378,17 +383,3 @@ class Connection(asyncio.BufferedProtocol):
             self.leave(Farewell.PROTOCOL, str(error), error)
         if not stood:
             self._host.refused(self, error)
-
-
-def _tune(transport: asyncio.Transport, options: TransportOptions) -> None:
-    """No delay for small frames, and an end for connections whose other side is gone without a word."""
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, options.keepalive_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, options.keepalive_s // 3))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, options.user_timeout_s * 1000)

@@ -43,7 +43,9 @@ class OutgoingFile:
         """Take one stretch into ``crc``, from 0 on; returns where the next one begins."""
         data = os.pread(self._descriptor, _READ_BYTES, offset)
         if not data and offset < self.size:
-            raise OSError(errno.EIO, f"{self._path} ends at {offset}, before its size of {self.size}")
+            raise OSError(
+                errno.EIO, f"{self._path} ends at {offset}, before its size of {self.size}"
+            )
         self.crc = crc32c(data, self.crc if offset else 0)
         return offset + len(data)
 

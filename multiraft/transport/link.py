@@ -225,7 +225,9 @@ class Dialler:
         try:
             await self.connect(connection, address)
         except OSError as error:
-            logger.debug("node %s cannot be dialled: %s", link.node, error, extra={"node": link.node})
+            logger.debug(
+                "node %s cannot be dialled: %s", link.node, error, extra={"node": link.node}
+            )
             connection.end(error)
         finally:
             if link.dialling is connection:
@@ -247,7 +249,9 @@ class Dialler:
             async with asyncio.timeout(self._host.options.hello_timeout_s):
                 await connection.settled.wait()
         finally:
-            if not connection.stood:  # cancelling an attempt that came so far would close the connection
+            if (
+                not connection.stood
+            ):  # cancelling an attempt that came so far would close the connection
                 attempt.cancel()
             await asyncio.wait((attempt,))
         if not connection.stood and isinstance(connection.error, OSError):

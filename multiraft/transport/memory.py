@@ -14,28 +14,18 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from multiraft._core import FrameKind, seal_frame
 from multiraft.errors import (
     Closed,
     ConfigError,
     LinkLost,
-    MultiRaftError,
     PeerProtocolError,
     Rejected,
     Retryable,
 )
 from multiraft.ids import NodeId
-from multiraft.interfaces import FileMeta, Hello, TransportEvents
+from multiraft.interfaces import FileMeta, TransportEvents
 from multiraft.transport.files import IncomingFile, OutgoingFile
-from multiraft.transport.hello import (
-    Greeting,
-    Purpose,
-    Step,
-    check_greeting,
-    decode_hello,
-    encode_hello,
-)
-from multiraft.transport.receive import Receiver
+from multiraft.transport.memory_end import MemoryEnd
 
 _QUEUE_BYTES_MAX = 16 * 1024 * 1024
 
@@ -43,7 +33,12 @@ _QUEUE_BYTES_MAX = 16 * 1024 * 1024
 class MemoryNetwork:
     """All transports of a test, and the frames between them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None, *, queue_bytes_max: int = _QUEUE_BYTES_MAX):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        queue_bytes_max: int = _QUEUE_BYTES_MAX,
+    ):
         self._loop = loop
         self._queue_bytes_max = queue_bytes_max
         self._transports: dict[NodeId, MemoryTransport] = {}
@@ -51,7 +46,9 @@ class MemoryNetwork:
         self._cut: set[tuple[NodeId, NodeId]] = set()  # ordered pairs; asked for membership only
         self._scheduled = False
 
-    def transport(self, node: NodeId, events: TransportEvents, *, directory: str | None = None) -> MemoryTransport:
+    def transport(
+        self, node: NodeId, events: TransportEvents, *, directory: str | None = None
+    ) -> MemoryTransport:
         """A new transport. Where the node had one, that one dies as in a crash, and its unsent frames with it."""
         old = self._transports.get(node)
         if old is not None:
@@ -140,14 +137,11 @@ class MemoryNetwork:
 
     # -- what transports call ------------------------------------------------------------------------------------------
 
-    def post(self, source: NodeId, target: NodeId, frame: bytes) -> bool:
-        queue = self._queue(source, target)
-        if queue and sum(map(len, queue)) + len(frame) > self._queue_bytes_max:
-            return False
+    def post(self, source: NodeId, target: NodeId, frame: bytes) -> None:
+        """Put a sealed frame on its way; a muted pair of nodes loses it."""
         if (source, target) not in self._cut:
-            queue.append(frame)
+            self._queue(source, target).append(frame)
             self._schedule()
-        return True
 
     def has_room(self, source: NodeId, target: NodeId, size: int) -> bool:
         queue = self._queue(source, target)
@@ -156,6 +150,7 @@ class MemoryNetwork:
     def part(self, one: NodeId, other: NodeId) -> None:
         """One of the two wants the link no more; it may be made again at once."""
         self._break(one, other, None, keep=False)
+        self._schedule()
 
     def leave(self, node: NodeId) -> None:
         self._transports.pop(node, None)
@@ -178,10 +173,9 @@ class MemoryNetwork:
 
     def _join(self, one: MemoryTransport, other: MemoryTransport) -> None:
         """Exchange hellos, and let the link stand if both sides agree."""
-        for target, source in ((one, other), (other, one)):
-            target.begin(source.node)
-            source.begin(target.node)
-            error = target.greet(source.node, source.introduce(target.node))
+        ends = one.begin(other.node), other.begin(one.node)
+        for target, source in (ends, ends[::-1]):
+            error = target.greet(source.introduce())
             if error is not None:
                 one.abandon(other.node)
                 other.abandon(one.node)
@@ -221,31 +215,18 @@ class MemoryNetwork:
             self.deliver(source, target)
 
 
-class _End:
-    """One node's end of one link."""
-
-    __slots__ = ("epoch", "error", "greeting", "own", "receiver", "sequence", "standing")
-
-    def __init__(self, own: Hello, epoch: int, receiver: Receiver):
-        self.own = own
-        self.epoch = epoch
-        self.receiver = receiver
-        self.sequence = 0
-        self.greeting: Greeting | None = None
-        self.error: PeerProtocolError | None = None
-        self.standing = False
-
-
 class MemoryTransport:
     """See ``interfaces.Transport``. Made by ``MemoryNetwork.transport``."""
 
-    def __init__(self, network: MemoryNetwork, node: NodeId, events: TransportEvents, directory: str | None):
+    def __init__(
+        self, network: MemoryNetwork, node: NodeId, events: TransportEvents, directory: str | None
+    ):
         self.node = node
         self.events = events
         self._network = network
         self._directory = directory
         self._addresses: dict[NodeId, str] = {}
-        self._ends: dict[NodeId, _End] = {}
+        self._ends: dict[NodeId, MemoryEnd] = {}
         self._epochs = 0
         self._closed = False
 
@@ -253,9 +234,12 @@ class MemoryTransport:
 
     def send(self, node: NodeId, frame: bytes) -> bool:
         end = self._ends.get(node)
-        if end is None or not end.standing or not self._network.has_room(self.node, node, len(frame)):
+        if end is None or not end.standing:
             return False
-        return self._network.post(self.node, node, self._seal(end, node, frame))
+        if not self._network.has_room(self.node, node, len(frame)):
+            return False
+        self._network.post(self.node, node, end.seal(frame))
+        return True
 
     def connected(self, node: NodeId) -> bool:
         end = self._ends.get(node)
@@ -298,46 +282,13 @@ class MemoryTransport:
             self._network.part(self.node, node)
         self._network.leave(self.node)
 
-    def begin(self, node: NodeId) -> None:
-        """Make our end of a link that is about to be tried."""
-        if node in self._ends:
-            return
-        own = self.events.hello()
-        self._epochs += 1
-        receiver = Receiver(
-            self.events.frame,
-            lambda kind, view: self._on_control(node, kind, view),
-            lambda error, fault: self._on_fault(node, error),
-            kinds=(FrameKind.FRAME_HELLO,),
-        )
-        self._ends[node] = _End(own, (own.boot_count & 0xFFFFFFFF) << 32 | self._epochs, receiver)
-
-    def introduce(self, node: NodeId) -> bytes:
-        end = self._ends[node]
-        return self._seal(end, node, encode_hello(end.own, Step.OFFER, Purpose.LINK))
-
-    def greet(self, node: NodeId, frame: bytes) -> MultiRaftError | None:
-        """Judge the other side's hello."""
-        end = self._ends[node]
-        end.receiver.feed(frame)
-        greeting = end.greeting
-        if greeting is None:
-            return end.error or PeerProtocolError("no hello came")
-        try:
-            check_greeting(end.own, greeting, dialled=node)
-            self.events.admit(greeting.hello)
-        except MultiRaftError as error:
-            return error
-        end.receiver.expect(
-            cluster_id=greeting.hello.cluster_id,
-            store_id=greeting.hello.store_id,
-            from_node=node,
-            to_node=self.node,
-            link_epoch=greeting.link_epoch,
-            sequence=greeting.sequence,
-        )
-        end.receiver.open((FrameKind.FRAME_MESSAGES,))
-        return None
+    def begin(self, node: NodeId) -> MemoryEnd:
+        """Our end of a link that is about to be tried."""
+        end = self._ends.get(node)
+        if end is None:
+            self._epochs += 1
+            end = self._ends[node] = MemoryEnd(self.node, node, self.events, self._epochs)
+        return end
 
     def rise(self, node: NodeId) -> None:
         end = self._ends[node]
@@ -350,17 +301,14 @@ class MemoryTransport:
     def fall(self, node: NodeId, error: Exception | None) -> None:
         end = self._ends.pop(node, None)
         if end is not None:
-            end.receiver.stop()
+            end.stop()
             if end.standing:
                 self.events.link_down(node, error)
 
     def receive(self, node: NodeId, frame: bytes) -> PeerProtocolError | None:
         """Take one frame; returns what is wrong with it."""
         end = self._ends.get(node)
-        if end is None or not end.standing:
-            return None
-        end.receiver.feed(frame)
-        return end.error
+        return None if end is None or not end.standing else end.receive(frame)
 
     def take_file(self, source: NodeId, transfer: int, path: str, note: bytes) -> None:
         """Copy and check a file at once, in the caller's thread: as blocking as a test may be."""
@@ -380,29 +328,6 @@ class MemoryTransport:
             whole = incoming.finish()
         finally:
             outgoing.close()
-        self.events.file_received(source, transfer, whole, FileMeta(outgoing.size, outgoing.crc, note))
-
-    # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _seal(self, end: _End, node: NodeId, frame: bytes) -> bytes:
-        end.sequence += 1
-        seal_frame(
-            frame,
-            cluster_id=end.own.cluster_id,
-            store_id=end.own.store_id,
-            from_node=self.node,
-            to_node=node,
-            link_epoch=end.epoch,
-            sequence=end.sequence,
+        self.events.file_received(
+            source, transfer, whole, FileMeta(outgoing.size, outgoing.crc, note)
         )
-        return frame
-
-    def _on_control(self, node: NodeId, kind: int, view: memoryview) -> None:
-        if kind != FrameKind.FRAME_HELLO:
-            raise PeerProtocolError(f"a frame of kind {kind} has no place here")
-        self._ends[node].greeting = decode_hello(view)
-
-    def _on_fault(self, node: NodeId, error: PeerProtocolError) -> None:
-        end = self._ends.get(node)
-        if end is not None:
-            end.error = error

@@ -50,9 +50,13 @@ class TransportOptions:
     def __post_init__(self) -> None:
         for item in fields(self):
             if not getattr(self, item.name) > 0:
-                raise ConfigError(f"{item.name} is {getattr(self, item.name)!r}; it must be above 0")
+                raise ConfigError(
+                    f"{item.name} is {getattr(self, item.name)!r}; it must be above 0"
+                )
         if self.chunk_bytes > 1024 * 1024:
-            raise ConfigError(f"chunk_bytes is {self.chunk_bytes}; at most 1 MiB goes into one frame")
+            raise ConfigError(
+                f"chunk_bytes is {self.chunk_bytes}; at most 1 MiB goes into one frame"
+            )
         if self.backoff_min_s > self.backoff_max_s:
             raise ConfigError(
                 f"backoff_min_s is {self.backoff_min_s}, above backoff_max_s {self.backoff_max_s}"

@@ -7,6 +7,7 @@ connection and its file and leaves nothing behind.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from multiraft.errors import (
@@ -61,7 +62,12 @@ class Outbox:
         self._closed = False
 
     async def send(
-        self, node: NodeId, address: Callable[[], tuple[str, int]], transfer: int, path: str, note: bytes
+        self,
+        node: NodeId,
+        address: Callable[[], tuple[str, int]],
+        transfer: int,
+        path: str,
+        note: bytes,
     ) -> None:
         """Send one file. Raises what ``Transport.send_file`` says."""
         if len(note) > NOTE_BYTES_MAX:
@@ -97,8 +103,7 @@ class Outbox:
         offset = 0
         while True:
             self._check_open()
-            start = offset
-            offset = await run_job(self._jobs(), lambda: file.measure(start))
+            offset = await run_job(self._jobs(), functools.partial(file.measure, offset))
             if offset >= file.size:
                 return
 
@@ -130,12 +135,16 @@ class Outbox:
                 if not connection.stood:
                     raise
                 if damaged:
-                    raise PeerProtocolError(f"a file for node {node} was damaged twice on its way") from error
+                    raise PeerProtocolError(
+                        f"a file for node {node} was damaged twice on its way"
+                    ) from error
                 damaged = True
             except (OSError, LinkLost) as error:
                 tries = 1 if departure.offset > furthest else tries + 1
                 if tries >= options.file_tries_max:
-                    raise LinkLost(f"the connection that carried a file to node {node} broke: {error}") from error
+                    raise LinkLost(
+                        f"the connection that carried a file to node {node} broke: {error}"
+                    ) from error
             finally:
                 self._departures.pop(connection, None)
                 connection.leave(Farewell.CLOSING, "the file's sender is done", None)

@@ -50,7 +50,9 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._pauses: list[asyncio.TimerHandle] = []
         self._strangers: dict[asyncio.Task[None], None] = {}  # in the order of their coming
-        self._unclaimed: dict[asyncio.Task[None], socket.socket] = {}  # of tasks that have not begun
+        self._unclaimed: dict[
+            asyncio.Task[None], socket.socket
+        ] = {}  # of tasks that have not begun
 
     @property
     def strangers_count(self) -> int:

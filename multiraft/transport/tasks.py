@@ -36,7 +36,9 @@ class Tasks:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None:  # a task handles what peers and the network do: this is our own mistake
+        if (
+            error is not None
+        ):  # a task handles what peers and the network do: this is our own mistake
             task.get_loop().call_exception_handler(
                 {"message": f"{task.get_name()} failed", "exception": error, "task": task}
             )

@@ -60,12 +60,14 @@ class LoopTransport:
             ended=self._ended,
         )
         self._links = Links(node, events, self._options, generator)
-        self._dialler = Dialler(self._links, self._host, tls and tls.client_context())
+        self._dialler = Dialler(
+            self._links, self._host, tls.client_context() if tls is not None else None
+        )
         self._listener = Listener(
             lambda: Connection(self._host, dialled=None),
             self._tasks,
             self._options,
-            tls and tls.server_context(),
+            tls.server_context() if tls is not None else None,
             insecure=insecure,
         )
         self._inbox = Inbox(events, self._options, self._file_jobs, directory)
@@ -157,7 +159,9 @@ class LoopTransport:
         for connection in tuple(self._host.connections):
             connection.leave(Farewell.CLOSING, "the node closes", Closed("the transport is closed"))
         await self._tasks.close()
-        while self._host.connections:  # each ends by itself: its goodbye is written, or lingers no longer
+        while (
+            self._host.connections
+        ):  # each ends by itself: its goodbye is written, or lingers no longer
             await next(iter(self._host.connections)).closed.wait()
         self._inbox.close()
         await self._close_worker()

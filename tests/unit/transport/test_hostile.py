@@ -11,7 +11,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from transport_helpers import FAST, LOOPS, Raw, Recorder, cluster, hello_of, make_frame, pair, poll, run, seal
+from transport_helpers import (
+    FAST,
+    LOOPS,
+    Raw,
+    Recorder,
+    cluster,
+    hello_of,
+    make_frame,
+    pair,
+    poll,
+    run,
+    seal,
+)
 
 from multiraft._core import FrameKind
 from multiraft.ids import NodeId
@@ -32,10 +44,24 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 STRANGER = 9
 
 
-def offer(*, step: Step = Step.OFFER, purpose: Purpose = Purpose.LINK, epoch: int = 1, sequence: int = 1, **changes: Any) -> bytes:
+def offer(
+    *,
+    step: Step = Step.OFFER,
+    purpose: Purpose = Purpose.LINK,
+    epoch: int = 1,
+    sequence: int = 1,
+    **changes: Any,
+) -> bytes:
     hello = hello_of(STRANGER, **changes)
     names = {"cluster": hello.cluster_id, "store": hello.store_id}
-    return seal(encode_hello(hello, step, purpose), source=STRANGER, target=1, epoch=epoch, sequence=sequence, **names)
+    return seal(
+        encode_hello(hello, step, purpose),
+        source=STRANGER,
+        target=1,
+        epoch=epoch,
+        sequence=sequence,
+        **names,
+    )
 
 
 def flipped(data: bytes, chance: random.Random) -> bytes:
@@ -50,7 +76,12 @@ def resealed(chance: random.Random) -> bytes:
     frame = bytearray(offer())
     for _ in range(chance.randrange(1, 4)):
         frame[chance.randrange(8, len(frame))] = chance.randrange(256)
-    return seal(bytes(frame), source=chance.choice([0, 1, 2, STRANGER]), target=chance.choice([0, 1, 2]), epoch=chance.randrange(3))
+    return seal(
+        bytes(frame),
+        source=chance.choice([0, 1, 2, STRANGER]),
+        target=chance.choice([0, 1, 2]),
+        epoch=chance.randrange(3),
+    )
 
 
 def malformed(chance: random.Random) -> bytes:
@@ -69,7 +100,9 @@ def malformed(chance: random.Random) -> bytes:
         struct.pack_into("<H", frame, 8, chance.choice([0, 2, 65535]))
         return bytes(frame)
     if kind == 5:
-        return struct.pack("<II", 0x3146524D, chance.choice([0, 63, 1025, 2**25, 2**32 - 1])) + bytes(100)
+        return struct.pack(
+            "<II", 0x3146524D, chance.choice([0, 63, 1025, 2**25, 2**32 - 1])
+        ) + bytes(100)
     if kind == 6:
         return offer(cluster_id=chance.randrange(1, 2**63))
     if kind == 7:
@@ -77,13 +110,21 @@ def malformed(chance: random.Random) -> bytes:
     if kind == 8:
         return resealed(chance)
     if kind == 9:
-        return seal(build_frame(FrameKind.FRAME_GOODBYE, chance.randbytes(chance.randrange(30))), source=STRANGER, target=1)
+        return seal(
+            build_frame(FrameKind.FRAME_GOODBYE, chance.randbytes(chance.randrange(30))),
+            source=STRANGER,
+            target=1,
+        )
     if kind == 10:
-        return seal(build_frame(FrameKind.FRAME_HELLO, chance.randbytes(32)), source=STRANGER, target=1)
+        return seal(
+            build_frame(FrameKind.FRAME_HELLO, chance.randbytes(32)), source=STRANGER, target=1
+        )
     return offer() + flipped(offer(step=Step.CONFIRM, sequence=2), chance)
 
 
-def test_p82_thousands_of_malformed_connections_cost_themselves_only(loop_factory: LoopFactory) -> None:
+def test_p82_thousands_of_malformed_connections_cost_themselves_only(
+    loop_factory: LoopFactory,
+) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
             chance = random.Random(82)
@@ -93,7 +134,9 @@ def test_p82_thousands_of_malformed_connections_cost_themselves_only(loop_factor
                 raws = await asyncio.gather(*(Raw.dial(nodes.addresses[1]) for _ in range(50)))
                 await asyncio.gather(*(attack(raw, malformed(chance)) for raw in raws))
                 for number in range(5):
-                    assert nodes.transports[2].send(NodeId(1), make_frame(b"%d/%d" % (batch, number)))
+                    assert nodes.transports[2].send(
+                        NodeId(1), make_frame(b"%d/%d" % (batch, number))
+                    )
                     sent += 1
                 for raw in raws:
                     raw.close()
@@ -134,11 +177,31 @@ def test_p82_malformed_frames_after_the_hello(loop_factory: LoopFactory) -> None
                         flipped(sound[:4] + sound[4:], chance),
                         struct.pack("<II", 0x3146524D, 2**31),
                         chance.randbytes(64),
-                        seal(make_frame(b"x"), source=STRANGER, target=1, epoch=epoch, sequence=3, cluster=5),
-                        seal(make_frame(b"x"), source=STRANGER, target=1, epoch=epoch, sequence=3, store=5),
+                        seal(
+                            make_frame(b"x"),
+                            source=STRANGER,
+                            target=1,
+                            epoch=epoch,
+                            sequence=3,
+                            cluster=5,
+                        ),
+                        seal(
+                            make_frame(b"x"),
+                            source=STRANGER,
+                            target=1,
+                            epoch=epoch,
+                            sequence=3,
+                            store=5,
+                        ),
                         seal(make_frame(b"x"), source=2, target=1, epoch=epoch, sequence=3),
                         offer(epoch=epoch, sequence=3),
-                        seal(build_frame(FrameKind.FRAME_BULK, bytes(40)), source=STRANGER, target=1, epoch=epoch, sequence=3),
+                        seal(
+                            build_frame(FrameKind.FRAME_BULK, bytes(40)),
+                            source=STRANGER,
+                            target=1,
+                            epoch=epoch,
+                            sequence=3,
+                        ),
                     ]
                 )
                 await raw.say(bad + bytes(8))
@@ -155,8 +218,16 @@ def test_p82_malformed_frames_after_the_hello(loop_factory: LoopFactory) -> None
 @pytest.mark.parametrize(
     ("begin", "farewell"),
     [
-        (lambda: seal(encode_hello(hello_of(9), Step.ANSWER, Purpose.LINK), source=9, target=1), Farewell.PROTOCOL),
-        (lambda: seal(encode_hello(hello_of(9), Step.OFFER, Purpose.LINK), source=9, target=3, store=109), Farewell.PROTOCOL),
+        (
+            lambda: seal(encode_hello(hello_of(9), Step.ANSWER, Purpose.LINK), source=9, target=1),
+            Farewell.PROTOCOL,
+        ),
+        (
+            lambda: seal(
+                encode_hello(hello_of(9), Step.OFFER, Purpose.LINK), source=9, target=3, store=109
+            ),
+            Farewell.PROTOCOL,
+        ),
         (lambda: offer(cluster_id=77), Farewell.WRONG_CLUSTER),
         (lambda: offer(format_min=7, format_max=8), Farewell.FORMAT),
         (lambda: offer(purpose=Purpose.BULK), Farewell.REFUSED),
@@ -241,7 +312,13 @@ def test_a_dialled_stranger_is_bounded_too(loop_factory: LoopFactory) -> None:
                     if seen % 3 == 0:
                         writer.write(b"220 mail.example ESMTP\r\n" * 10)
                     elif seen % 3 == 1:
-                        writer.write(seal(encode_goodbye(Farewell.BUSY, "\x1b[31mred\n\x00" * 5), source=2, target=1))
+                        writer.write(
+                            seal(
+                                encode_goodbye(Farewell.BUSY, "\x1b[31mred\n\x00" * 5),
+                                source=2,
+                                target=1,
+                            )
+                        )
                     await reader.read()
                 except ConnectionError:
                     pass
@@ -249,10 +326,12 @@ def test_a_dialled_stranger_is_bounded_too(loop_factory: LoopFactory) -> None:
                     writer.close()
 
             server = await asyncio.start_server(serve, "127.0.0.1", 0)
-            transport.set_address(NodeId(2), "127.0.0.1:%d" % server.sockets[0].getsockname()[1])
+            transport.set_address(NodeId(2), f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
             await poll(lambda: seen >= 7, "dials")
             assert one.story == []
-            assert all("\x1b" not in str(error) and "\n" not in str(error) for _, error in one.refusals)
+            assert all(
+                "\x1b" not in str(error) and "\n" not in str(error) for _, error in one.refusals
+            )
             transport.remove(NodeId(2))
             await poll(lambda: not transport._host.connections, "connections")
             server.close()
@@ -284,11 +363,15 @@ def test_a_flood_after_a_goodbye_is_forgotten(loop_factory: LoopFactory) -> None
     run(loop_factory, main())
 
 
-def test_a_bug_of_the_node_ends_that_link_and_reaches_the_handler(loop_factory: LoopFactory) -> None:
+def test_a_bug_of_the_node_ends_that_link_and_reaches_the_handler(
+    loop_factory: LoopFactory,
+) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
             troubles: list[dict[str, Any]] = []
-            asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, context: troubles.append(context)
+            )
 
             def fail(node: int, view: memoryview) -> None:
                 raise ZeroDivisionError("a bug")

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import random
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -38,7 +39,14 @@ from multiraft.errors import (
 )
 from multiraft.ids import NodeId
 from multiraft.interfaces import Hello
-from multiraft.transport.hello import Farewell, Purpose, Step, decode_goodbye, decode_hello, encode_hello
+from multiraft.transport.hello import (
+    Farewell,
+    Purpose,
+    Step,
+    decode_goodbye,
+    decode_hello,
+    encode_hello,
+)
 from multiraft.transport.options import TransportOptions
 from multiraft.transport.transport import LoopTransport
 
@@ -78,7 +86,9 @@ def test_many_small_frames_in_one_turn(loop_factory: LoopFactory) -> None:
 
 
 @pytest.mark.parametrize("dialler", [1, 2])
-def test_it_is_enough_when_one_side_knows_the_address(loop_factory: LoopFactory, dialler: int) -> None:
+def test_it_is_enough_when_one_side_knows_the_address(
+    loop_factory: LoopFactory, dialler: int
+) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -87,7 +97,9 @@ def test_it_is_enough_when_one_side_knows_the_address(loop_factory: LoopFactory,
             nodes.join(dialler, 3 - dialler)
             await one.until_up(2)
             await two.until_up(1)
-            assert nodes.transports[1].connected(NodeId(2)) and nodes.transports[2].connected(NodeId(1))
+            assert nodes.transports[1].connected(NodeId(2)) and nodes.transports[2].connected(
+                NodeId(1)
+            )
             assert [hello.node for hello in one.admitted] == [2]
             assert [hello.node for hello in two.admitted] == [1]
 
@@ -111,7 +123,9 @@ def test_simultaneous_dials_leave_one_link(loop_factory: LoopFactory) -> None:
             for _ in range(20):  # nothing that was under way may still replace what stands
                 await asyncio.sleep(0.01)
             for recorder in recorders:
-                assert sorted(recorder.story) == [("up", n) for n in range(1, 6) if n != recorder.own.node]
+                assert sorted(recorder.story) == [
+                    ("up", n) for n in range(1, 6) if n != recorder.own.node
+                ]
                 assert recorder.refusals == []
             connections = [len(t._host.connections) for t in nodes.transports.values()]
             assert connections == [4] * 5
@@ -119,9 +133,11 @@ def test_simultaneous_dials_leave_one_link(loop_factory: LoopFactory) -> None:
     run(loop_factory, main())
 
 
-def test_link_epochs_rise_with_every_connection_and_over_restarts(loop_factory: LoopFactory) -> None:
+def test_link_epochs_rise_with_every_connection_and_over_restarts(
+    loop_factory: LoopFactory,
+) -> None:
     async def main() -> None:
-        async with pair() as (nodes, one, two):
+        async with pair() as (nodes, one, _two):
             for _ in range(3):
                 downs = len(one.downs)
                 nodes.transports[1].drop(NodeId(2))
@@ -236,10 +252,19 @@ def test_nothing_stands_before_the_confirmation(loop_factory: LoopFactory) -> No
     run(loop_factory, main())
 
 
-def offer(epoch: int, *, step: Step = Step.OFFER, sequence: int = 1, node: int = 2, **changes: Any) -> bytes:
+def offer(
+    epoch: int, *, step: Step = Step.OFFER, sequence: int = 1, node: int = 2, **changes: Any
+) -> bytes:
     hello = hello_of(node, **changes)
     names = {"cluster": hello.cluster_id, "store": hello.store_id}
-    return seal(encode_hello(hello, step, Purpose.LINK), source=node, target=1, epoch=epoch, sequence=sequence, **names)
+    return seal(
+        encode_hello(hello, step, Purpose.LINK),
+        source=node,
+        target=1,
+        epoch=epoch,
+        sequence=sequence,
+        **names,
+    )
 
 
 async def greet(raw: Raw, epoch: int) -> None:
@@ -289,9 +314,10 @@ def test_p84_a_refusal_is_told_clearly_on_both_sides(
                 assert node == other
                 assert isinstance(error, expected)
             told = str(one.refusals[0][1]), str(two.refusals[0][1])
-            assert told[0].removeprefix("the other side refused: ") in told[1] or told[1].removeprefix(
-                "the other side refused: "
-            ) in told[0]
+            assert (
+                told[0].removeprefix("the other side refused: ") in told[1]
+                or told[1].removeprefix("the other side refused: ") in told[0]
+            )
 
     run(loop_factory, main())
 
@@ -323,7 +349,9 @@ def test_an_address_that_leads_to_another_node_or_to_ourselves(loop_factory: Loo
             assert one.refusals[0][0] == 3
             assert isinstance(one.refusals[0][1], PeerProtocolError)
             nodes.transports[2].set_address(NodeId(3), nodes.addresses[2])
-            await two.until(lambda: any("as we are" in str(error) for _, error in two.refusals), "itself")
+            await two.until(
+                lambda: any("as we are" in str(error) for _, error in two.refusals), "itself"
+            )
             assert one.story == two.story == []
 
     run(loop_factory, main())
@@ -394,7 +422,9 @@ def test_p98_a_full_queue_says_false_and_writes_nothing_partial(loop_factory: Lo
     run(loop_factory, main())
 
 
-def test_a_frame_larger_than_the_queue_is_taken_when_nothing_waits(loop_factory: LoopFactory) -> None:
+def test_a_frame_larger_than_the_queue_is_taken_when_nothing_waits(
+    loop_factory: LoopFactory,
+) -> None:
     async def main() -> None:
         async with pair(replace(FAST, queue_bytes_max=1000)) as (nodes, _, two):
             assert nodes.transports[1].send(NodeId(2), make_frame(bytes(8_000_000)))
@@ -479,12 +509,16 @@ def test_damage_on_the_wire_costs_the_link_and_it_comes_back(loop_factory: LoopF
             sender.set_address(NodeId(2), await relay.open())
             await one.until_up(2)
             await two.until_up(1)
-            relay.mangle = lambda data: data[:200] + bytes([data[200] ^ 4]) + data[201:] if len(data) > 200 else data
+            relay.mangle = lambda data: (
+                data[:200] + bytes([data[200] ^ 4]) + data[201:] if len(data) > 200 else data
+            )
             assert sender.send(NodeId(2), make_frame(bytes(1000)))
             await two.until_down(1)
             assert isinstance(two.downs[0][1], PeerProtocolError)
             await one.until_down(2)
-            assert isinstance(one.downs[0][1], PeerProtocolError)  # told by the other side's goodbye
+            assert isinstance(
+                one.downs[0][1], PeerProtocolError
+            )  # told by the other side's goodbye
             assert "checksum" in str(one.downs[0][1])
             relay.mangle = lambda data: data
             await one.until_up(2)
@@ -521,14 +555,18 @@ def test_an_address_in_use_is_a_plain_os_error(loop_factory: LoopFactory) -> Non
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
-def test_listening_beyond_loopback_needs_tls_or_insecure(loop_factory: LoopFactory, address: str) -> None:
+def test_listening_beyond_loopback_needs_tls_or_insecure(
+    loop_factory: LoopFactory, address: str
+) -> None:
     async def main() -> None:
         transport = LoopTransport(NodeId(1), Recorder(1), generator=random.Random(1))
         with pytest.raises(ConfigError, match="insecure=True"):
             await transport.listen(address)
         await transport.close()
         if address.startswith("0.0.0.0"):
-            trusting = LoopTransport(NodeId(1), Recorder(1), generator=random.Random(1), insecure=True)
+            trusting = LoopTransport(
+                NodeId(1), Recorder(1), generator=random.Random(1), insecure=True
+            )
             bound = await trusting.listen(address)
             assert bound.startswith("0.0.0.0:") and not bound.endswith(":0")
             await trusting.close()
@@ -536,8 +574,12 @@ def test_listening_beyond_loopback_needs_tls_or_insecure(loop_factory: LoopFacto
     run(loop_factory, main())
 
 
-@pytest.mark.parametrize("address", ["", "7000", "host", "host:", ":7000", "host:70000", "::1:7000", "h:-1", "a..b:1"])
-def test_an_address_that_cannot_work_is_a_config_error(loop_factory: LoopFactory, address: str) -> None:
+@pytest.mark.parametrize(
+    "address", ["", "7000", "host", "host:", ":7000", "host:70000", "::1:7000", "h:-1", "a..b:1"]
+)
+def test_an_address_that_cannot_work_is_a_config_error(
+    loop_factory: LoopFactory, address: str
+) -> None:
     async def main() -> None:
         transport = LoopTransport(NodeId(1), Recorder(1), generator=random.Random(1))
         with pytest.raises(ConfigError):
@@ -663,7 +705,9 @@ def test_close_in_the_middle_of_dials_and_hellos(loop_factory: LoopFactory) -> N
             mute.bind(("127.0.0.1", 0))
             mute.listen(1)
             for node in range(3, 8):  # connected by the kernel, never answered
-                nodes.transports[1].set_address(NodeId(node), "127.0.0.1:%d" % mute.getsockname()[1])
+                nodes.transports[1].set_address(
+                    NodeId(node), f"127.0.0.1:{mute.getsockname()[1]}"
+                )
             raw = [await Raw.dial(nodes.addresses[1]) for _ in range(5)]
             nodes.join(2, 1)
             nodes.join(1, 2)
@@ -680,14 +724,10 @@ def test_close_in_the_middle_of_dials_and_hellos(loop_factory: LoopFactory) -> N
 
 def test_an_idle_link_costs_no_turns_of_the_loop(loop_factory: LoopFactory) -> None:
     async def main() -> None:
-        async with pair() as (nodes, _, _two):
-            import time
-
+        async with pair():
             await asyncio.sleep(0.05)
             begin = time.process_time()
             await asyncio.sleep(0.5)
             assert time.process_time() - begin < 0.1
 
     run(loop_factory, main())
-
-

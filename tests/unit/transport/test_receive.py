@@ -34,7 +34,12 @@ class Sink:
         )
         if opened:
             self.receiver.expect(
-                cluster_id=CLUSTER, store_id=101, from_node=1, to_node=2, link_epoch=epoch, sequence=sequence
+                cluster_id=CLUSTER,
+                store_id=101,
+                from_node=1,
+                to_node=2,
+                link_epoch=epoch,
+                sequence=sequence,
             )
             self.receiver.open(ALL_KINDS)
 
@@ -58,9 +63,15 @@ class Sink:
 @pytest.mark.parametrize("largest", [1, 7, 100, 5000, 300_000, 10_000_000])
 def test_frames_of_all_sizes_survive_any_fragmentation(largest: int) -> None:
     chance = random.Random(largest)
-    sizes = [0, 1, 60, 4096, 70_000] if largest < 100 else [0, 60, 4096, 262_144, 600_000, 5_000_000, 100]
+    sizes = (
+        [0, 1, 60, 4096, 70_000]
+        if largest < 100
+        else [0, 60, 4096, 262_144, 600_000, 5_000_000, 100]
+    )
     frames = []
-    for sequence, size in enumerate((size for _ in range(3) for size in chance.sample(sizes, len(sizes))), 1):
+    for sequence, size in enumerate(
+        (size for _ in range(3) for size in chance.sample(sizes, len(sizes))), 1
+    ):
         frames.append(seal(make_frame(chance.randbytes(size)), sequence=sequence))
     sink = Sink()
     sink.feed_in_parts(b"".join(frames), chance, largest)
@@ -158,7 +169,15 @@ def test_p83_old_and_duplicate_frames_are_dropped() -> None:
         seal(make_frame(bytes([number])), epoch=7, sequence=number) for number in (1, 2, 3)
     )
     older_life = seal(make_frame(b"old"), epoch=6, sequence=99)
-    for frame in (one, one, three, two, older_life, three, seal(make_frame(b"4"), epoch=7, sequence=4)):
+    for frame in (
+        one,
+        one,
+        three,
+        two,
+        older_life,
+        three,
+        seal(make_frame(b"4"), epoch=7, sequence=4),
+    ):
         sink.receiver.feed(frame)
     assert [payload_of(frame) for frame in sink.frames] == [b"\1", b"\3", b"4"]
     assert sink.receiver.dropped_count == 4
@@ -205,7 +224,9 @@ def test_p82_random_damage_never_passes_and_never_costs_memory() -> None:
         assert sink.frames == ([sound] if frame.startswith(sound) else [])
         sink.receiver.get_buffer(-1).release()
         claimed = struct.unpack_from("<I", frame, 4)[0] if len(frame) >= 8 else 0
-        assert sink.receiver.capacity <= (BASE_BYTES if claimed > FRAME_BYTES_MAX else max(BASE_BYTES, claimed))
+        assert sink.receiver.capacity <= (
+            BASE_BYTES if claimed > FRAME_BYTES_MAX else max(BASE_BYTES, claimed)
+        )
     assert passed < 400
 
 
@@ -226,7 +247,10 @@ def test_a_sink_that_keeps_the_view_gets_an_error_and_never_other_bytes() -> Non
     sink = Sink()
     sink.on_frame = lambda node, view: kept.append(view)  # type: ignore[method-assign]
     receiver = Receiver(
-        lambda node, view: kept.append(view), lambda kind, view: None, lambda error, fault: None, kinds=ALL_KINDS
+        lambda node, view: kept.append(view),
+        lambda kind, view: None,
+        lambda error, fault: None,
+        kinds=ALL_KINDS,
     )
     receiver.feed(seal(make_frame(b"first"), sequence=1))
     with pytest.raises(ValueError, match="released"):
@@ -236,7 +260,10 @@ def test_a_sink_that_keeps_the_view_gets_an_error_and_never_other_bytes() -> Non
 def test_a_sink_that_keeps_a_slice_is_found_out_and_its_bytes_stay_as_they_were() -> None:
     kept: list[memoryview] = []
     receiver = Receiver(
-        lambda node, view: kept.append(view[64:]), lambda kind, view: None, lambda error, fault: None, kinds=ALL_KINDS
+        lambda node, view: kept.append(view[64:]),
+        lambda kind, view: None,
+        lambda error, fault: None,
+        kinds=ALL_KINDS,
     )
     first = seal(make_frame(b"first"), sequence=1)
     with pytest.raises(InvariantViolation, match="kept"):
@@ -250,7 +277,10 @@ def test_a_sink_that_keeps_a_slice_is_found_out_and_its_bytes_stay_as_they_were(
 def test_views_are_read_only() -> None:
     found: list[bool] = []
     receiver = Receiver(
-        lambda node, view: found.append(view.readonly), lambda kind, view: None, lambda error, fault: None, kinds=ALL_KINDS
+        lambda node, view: found.append(view.readonly),
+        lambda kind, view: None,
+        lambda error, fault: None,
+        kinds=ALL_KINDS,
     )
     receiver.feed(seal(make_frame(b"x")))
     assert found == [True]
@@ -276,7 +306,9 @@ def test_a_protocol_error_of_the_sink_is_a_fault_and_other_errors_pass_through()
         raise PeerProtocolError("a run that does not check")
 
     faults: list[PeerProtocolError] = []
-    receiver = Receiver(refuse, lambda kind, view: None, lambda error, fault: faults.append(error), kinds=ALL_KINDS)
+    receiver = Receiver(
+        refuse, lambda kind, view: None, lambda error, fault: faults.append(error), kinds=ALL_KINDS
+    )
     with pytest.raises(ZeroDivisionError):
         receiver.feed(seal(make_frame(b"bug"), sequence=1))
     receiver.feed(seal(make_frame(b"peer"), sequence=2))
@@ -290,7 +322,9 @@ def test_a_stop_from_inside_a_frame_keeps_the_rest_of_the_read_away() -> None:
         taken.append(bytes(view))
         receiver.stop()
 
-    receiver = Receiver(on_frame, lambda kind, view: None, lambda error, fault: None, kinds=ALL_KINDS)
+    receiver = Receiver(
+        on_frame, lambda kind, view: None, lambda error, fault: None, kinds=ALL_KINDS
+    )
     receiver.feed(b"".join(seal(make_frame(b"x"), sequence=sequence) for sequence in (1, 2, 3)))
     assert len(taken) == 1
 
@@ -299,7 +333,9 @@ def test_feeding_from_inside_a_frame_is_a_mistake_that_is_told() -> None:
     def on_frame(node: int, view: memoryview) -> None:
         receiver.feed(b"more")
 
-    receiver = Receiver(on_frame, lambda kind, view: None, lambda error, fault: None, kinds=ALL_KINDS)
+    receiver = Receiver(
+        on_frame, lambda kind, view: None, lambda error, fault: None, kinds=ALL_KINDS
+    )
     with pytest.raises(InvariantViolation, match="fed"):
         receiver.feed(seal(make_frame(b"x")))
 

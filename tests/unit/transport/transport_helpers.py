@@ -33,8 +33,10 @@ LOOPS = pytest.mark.parametrize(
 FAST = TransportOptions(backoff_min_s=0.01, backoff_max_s=0.05, linger_s=0.5)
 
 
-def run(loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine; whatever reaches the loop's exception handler fails it, and so does a task left behind."""
+def run(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, None]
+) -> None:
+    """Run a test's coroutine. What reaches the loop's exception handler fails it, and so does a task left behind."""
     troubles: list[dict[str, Any]] = []
 
     async def watched() -> None:
@@ -65,7 +67,15 @@ def payload_of(frame: bytes) -> bytes:
     return bytes(frame[FRAME_HEADER.size + MESSAGE_HEADER.size :])
 
 
-def seal(frame: bytes, *, source: int = 1, target: int = 2, epoch: int = 1, sequence: int = 1, **names: int) -> bytes:
+def seal(
+    frame: bytes,
+    *,
+    source: int = 1,
+    target: int = 2,
+    epoch: int = 1,
+    sequence: int = 1,
+    **names: int,
+) -> bytes:
     """Seal under test names."""
     seal_frame(
         frame,
@@ -215,7 +225,9 @@ async def cluster(options: TransportOptions = FAST) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def pair(options: TransportOptions = FAST, **settings: Any) -> AsyncIterator[tuple[Cluster, Recorder, Recorder]]:
+async def pair(
+    options: TransportOptions = FAST, **settings: Any
+) -> AsyncIterator[tuple[Cluster, Recorder, Recorder]]:
     """Nodes 1 and 2 with a standing link."""
     async with cluster(options) as made:
         one, two = Recorder(1), Recorder(2)
@@ -246,7 +258,7 @@ class Relay:
 
     async def open(self) -> str:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return "127.0.0.1:%d" % self._server.sockets[0].getsockname()[1]
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -264,7 +276,9 @@ class Relay:
         back = asyncio.create_task(self._pump(far_reader, writer, False))
         self._tasks |= {there, back}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: bool
+    ) -> None:
         try:
             while data := await reader.read(65536):
                 await self.running.wait()
