@@ -121,7 +121,7 @@ cdef int engine_configure(Engine engine, object options, uint64_t seed) except -
     engine.options.lease_ns = options.lease_ns
     engine.options.validate_changes = options.validate_changes
     engine.options.step_down_on_removal = options.step_down_on_removal
-    engine.random = (seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF or 1
+    engine.random = (seed * <uint64_t>0x9E3779B97F4A7C15U + <uint64_t>0x632BE59BD9B4E019U) or 1
     return 0
 
 
@@ -264,7 +264,7 @@ cdef class Replica:
         cdef size_t length
         stretch = []
         for entry in [*entries, None]:
-            if stretch and (entry is None or (entry.term, entry.kind) != (stretch[-1].term, stretch[-1].kind)):
+            if stretch and (entry is None or (entry.term, entry.kind) != (stretch[0].term, stretch[0].kind)):
                 run = encode_run(
                     group=self.state.group,
                     first=stretch[0].index,

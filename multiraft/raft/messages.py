@@ -9,15 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from multiraft._core import (
-    FLAG_REJECT,
-    FLAG_RUN,
-    FLAG_TRANSFER,
-    RUN_ENTRIES,
-    MessageKind,
-    decode_run,
-    encode_run,
-)
+from multiraft._core import MessageFlag, MessageKind, RunKind, decode_run, encode_run
 from multiraft.errors import PeerProtocolError
 
 _HEAD = struct.Struct("<HHIQIIQQQQQQ")
@@ -25,12 +17,12 @@ _HEAD = struct.Struct("<HHIQIIQQQQQQ")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a log. ``kind`` is ``_core.RUN_ENTRIES`` or ``_core.RUN_MEMBERSHIP``."""
+    """One entry of a log. ``kind`` is ``_core.RunKind.RUN_ENTRIES`` or ``RUN_MEMBERSHIP``."""
 
     index: int
     term: int
     payload: bytes = b""
-    kind: int = int(RUN_ENTRIES)
+    kind: int = int(RunKind.RUN_ENTRIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +60,10 @@ class Message:
 
     def encode(self) -> bytes:
         """Its bytes in a frame. Raises ValueError where the entries do not make one run."""
-        flags = (FLAG_REJECT if self.reject else 0) | (FLAG_TRANSFER if self.transfer else 0)
+        flags = (MessageFlag.FLAG_REJECT if self.reject else 0) | (MessageFlag.FLAG_TRANSFER if self.transfer else 0)
         tail = self.body
         if self.entries:
-            flags |= FLAG_RUN
+            flags |= MessageFlag.FLAG_RUN
             tail = self._run()
         head = _HEAD.pack(
             self.kind,
@@ -132,10 +124,10 @@ def decode_messages(data: bytes) -> list[Message]:
                 sender,
                 to,
                 *numbers,
-                reject=bool(flags & FLAG_REJECT),
-                transfer=bool(flags & FLAG_TRANSFER),
-                entries=decode_entries(tail) if flags & FLAG_RUN else (),
-                body=b"" if flags & FLAG_RUN else tail,
+                reject=bool(flags & MessageFlag.FLAG_REJECT),
+                transfer=bool(flags & MessageFlag.FLAG_TRANSFER),
+                entries=decode_entries(tail) if flags & MessageFlag.FLAG_RUN else (),
+                body=b"" if flags & MessageFlag.FLAG_RUN else tail,
                 group=group,
             )
         )

@@ -1,17 +1,9 @@
 # All replicas of a node, as far as compiled code above (the waiters) calls in.
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from multiraft.raft.progress cimport Outbox
 from multiraft.raft.state cimport Engine, Handout, Message, Replica
-
-
-# group id -> slot, open addressing with linear probing; a slot of -1 is an empty place, -2 one that was removed.
-cdef struct GroupTable:
-    uint64_t* groups
-    int32_t* slots
-    uint32_t capacity       # a power of two
-    uint32_t used           # places that are not empty, removed ones included
-    uint32_t count
+from multiraft.raft.table cimport GroupTable
 
 
 cdef class MultiRaft:

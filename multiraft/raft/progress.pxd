@@ -31,7 +31,7 @@ cdef struct Peer:
     uint32_t node
     uint8_t flags           # MemberFlag bits
     uint8_t state           # FlowState
-    uint8_t paused          # PROBE: one is on its way. REPLICATE: the window is full and a heartbeat did not reopen it yet
+    uint8_t paused          # an append is on its way (PROBE), or the window is full, and neither answer nor heartbeat came since
     uint8_t recently_active # heard of since the last check of the quorum
     uint8_t must_send       # send even an empty append: only its answer can tell whether something was lost
     uint8_t wanted          # entries for it are being read from the disk
@@ -56,7 +56,7 @@ cdef void peer_become_replicate(Peer* peer) noexcept
 cdef void peer_become_snapshot(Peer* peer, uint64_t snapshot_index) noexcept
 cdef bint peer_update(Peer* peer, uint64_t index) noexcept              # an acknowledgement; True if match rose
 cdef bint peer_step_back(Peer* peer, uint64_t refused, uint64_t hint) noexcept    # a rejection; False if it is stale
-cdef bint peer_paused(const Peer* peer, uint32_t messages_max, uint64_t bytes_max) noexcept nogil
+cdef bint peer_paused(const Peer* peer) noexcept nogil
 cdef bint inflights_full(const Peer* peer, uint32_t messages_max, uint64_t bytes_max) noexcept nogil
 cdef int inflights_add(Peer* peer, uint64_t index, uint64_t bytes, uint32_t messages_max) except -1
 cdef void inflights_free_to(Peer* peer, uint64_t index) noexcept

@@ -82,10 +82,8 @@ cdef bint peer_step_back(Peer* peer, uint64_t refused, uint64_t hint) noexcept:
     return True
 
 
-cdef bint peer_paused(const Peer* peer, uint32_t messages_max, uint64_t bytes_max) noexcept nogil:
-    if peer.state == SNAPSHOT or peer.wanted or peer.snapshot_wanted:
-        return True
-    return peer.paused
+cdef bint peer_paused(const Peer* peer) noexcept nogil:
+    return peer.state == SNAPSHOT or peer.wanted or peer.snapshot_wanted or peer.paused
 
 
 # -- the window -------------------------------------------------------------------------------------------------------------

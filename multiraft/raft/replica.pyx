@@ -307,9 +307,11 @@ cdef uint64_t propose(Engine engine, Replica* replica, const char* data, size_t 
 
 
 cdef bint change_stands(Engine engine, Replica* replica, const Change* change) except -1:
-    """May this change be proposed now? It must follow from the present membership, and no other may be pending."""
+    """May this change be proposed now? It must follow from the present membership, no other may be pending, and an entry
+    of our own term must be committed: without that, two leaders could each change one member and share no quorum.
+    """
     cdef Members before, after
-    if replica.change_index > replica.log.applied_index:
+    if replica.log.commit_index < replica.term_start or replica.change_index > replica.log.applied_index:
         return False
     if not engine.options.validate_changes:
         return True

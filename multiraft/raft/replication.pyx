@@ -364,12 +364,12 @@ cdef int replicate(Engine engine, Replica* replica, Peer* peer) except -1:
     """Send the peer what it lacks, as far as its window allows."""
     cdef Log* log = &replica.log
     cdef bint full
-    while True:
-        full = peer.state == REPLICATE and peer.paused
-        if peer_paused(peer, 0, 0) and not (full and peer.must_send):
-            return 0
+    while not peer_paused(peer):
         if peer.next_index - 1 < log.base_index:
             return ask_for_snapshot(engine, replica, peer)
+        full = peer.state == REPLICATE and inflights_full(
+            peer, engine.options.inflight_messages_max, engine.options.inflight_bytes_max
+        )
         if full or peer.next_index > log.sealed_index:
             # With a full window only an empty one goes out, so that a lost window is noticed at all.
             if peer.must_send or peer.state == PROBE or peer.sent_commit < log.commit_index:
@@ -378,7 +378,7 @@ cdef int replicate(Engine engine, Replica* replica, Peer* peer) except -1:
         if not send_append(engine, replica, peer, False):
             peer.wanted = True
             engine.wanted.append((replica.group, peer.replica, peer.next_index, engine.options.message_bytes_max))
-            return 0
+    return 0
 
 
 cdef int fetched_run(Engine engine, Replica* replica, Peer* peer, const char* data, size_t length) except -1:
