@@ -3,7 +3,7 @@
 # Invariants: `items` are contiguous, ascending in first index and in the order they were written; `spans` cover exactly
 # the entries of `items`; every item and every slot that is set is counted in the books.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from multiraft.log.accounting cimport Books
 

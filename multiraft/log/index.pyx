@@ -18,7 +18,7 @@ Invariants: entries of a group are contiguous from its base on once loading is f
 index is ever cut; a term never falls, a vote once given in a term never changes; the books say which batches are needed.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
@@ -98,16 +98,6 @@ cdef packed struct HardStatePayload:
     uint32_t leader
     uint64_t epoch
     uint64_t commit
-
-cdef packed struct BasePayload:                  # the fixed part; the members follow
-    uint32_t length
-    uint32_t vote
-    uint32_t leader
-    uint64_t epoch
-    uint64_t term
-    uint64_t commit
-    uint16_t membership_version
-    uint16_t members
 
 cdef packed struct PinnedPayload:
     uint32_t length

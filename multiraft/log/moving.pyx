@@ -225,3 +225,8 @@ def dropped(LogIndex index not None, uint64_t through, numbers):
         books_delete(&index.books, index.books.direct.first)
     for number in numbers:
         books_delete(&index.books, REWRITTEN | number)
+
+
+def rewritten_place(uint64_t number):
+    """The place of a rewritten batch."""
+    return REWRITTEN | number
