@@ -192,3 +192,8 @@ cdef void seal_batch(char* data, uint32_t length, uint32_t count, uint64_t numbe
     head.store_id = store_id
     head.directory_crc = crc32c_update(0, data + BATCH_HEADER_BYTES, count * DIRECTORY_ITEM_BYTES)
     head.head_crc = crc32c_update(0, data, BATCH_HEADER_BYTES - 4)
+
+
+def checksum(const unsigned char[::1] data not None):
+    """CRC-32C of some bytes."""
+    return crc32c_update(0, &data[0] if data.shape[0] else NULL, data.shape[0])

@@ -87,7 +87,7 @@ def make_plan(index: LogIndex, synced_sequence: int, settings: LogSettings) -> P
 
 def _choose(index: LogIndex, synced_sequence: int, first: int, settings: LogSettings) -> int:
     """The newest first-hand batch to delete, below ``first`` for none. Never the newest of all: it says where we are."""
-    last = synced_sequence - 1
+    last = max(synced_sequence - 1, 0)
     pressed = log_bytes(index) * 2 > settings.budget_bytes
     enough = 1 if pressed else settings.dead_batches_min
     through, count = window(index, last, settings.dead_batches_max, 0.0, 0)

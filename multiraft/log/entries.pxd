@@ -1,7 +1,8 @@
 # What the index knows of one group: its base, its runs of entries, where its records lie.
 #
-# Invariants: `items` are contiguous, ascending in first index and in the order they were written; `spans` cover exactly
-# the entries of `items`; every item and every slot that is set is counted in the books.
+# Invariants: `items` ascend in first index and in the order they were written, never overlap, and are contiguous but while a
+# log is loaded (then HOLES says so); `spans` cover the entries of `items`; every item and every slot that is set is counted
+# in the books.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -44,6 +45,7 @@ cdef enum:
     BASED = 1               # a base record was seen
     DEAD = 2                # a tombstone was seen, and nothing that begins anew
     MAYBE_CUT = 4           # while loading: a mark may have cut all items; what follows decides
+    HOLES = 8               # while loading: there may be entries missing between items
 
 
 cdef struct Group:
@@ -77,7 +79,9 @@ cdef uint64_t group_first(const Group* group) noexcept nogil       # of the firs
 cdef uint64_t group_last(const Group* group) noexcept nogil
 cdef uint64_t group_term(const Group* group, uint64_t index) noexcept nogil     # 0: not known
 cdef uint64_t group_commit(const Group* group) noexcept nogil                   # as recovered: bounded by base and last
-cdef uint64_t group_conflict(const Group* group, uint64_t first, uint32_t count, uint64_t term) noexcept nogil
+cdef uint64_t group_conflict(
+    const Group* group, uint64_t first, uint32_t count, uint64_t term, bint* certain
+) noexcept nogil
 cdef int64_t group_find(const Group* group, uint64_t index) noexcept nogil      # position in items, -1: none holds it
 
 cdef int group_push(Group* group, Books* books, const Item* item, uint64_t term, uint64_t prev_term) except -1

@@ -47,6 +47,8 @@ cdef uint64_t group_term(const Group* group, uint64_t index) noexcept nogil:
         return 0
     if index + 1 == group_first(group):
         return group.before_term
+    if group.flags & HOLES and group_find(group, index) < 0 and not ends_hole(group, index):
+        return 0
     while low < high:
         middle = (low + high + 1) >> 1
         if group.spans[middle].first <= index:
@@ -56,16 +58,33 @@ cdef uint64_t group_term(const Group* group, uint64_t index) noexcept nogil:
     return group.spans[low].term
 
 
+cdef bint ends_hole(const Group* group, uint64_t index) noexcept nogil:
+    """Is this the entry before an item? Its term is known even where the entry itself is missing."""
+    cdef int64_t at = group_find(group, index + 1)
+    return at >= 0 and group.items[at].first == index + 1
+
+
 cdef uint64_t group_commit(const Group* group) noexcept nogil:
     cdef uint64_t last = group_last(group)
     cdef uint64_t commit = group.commit if group.commit < last else last
     return commit if commit > group.base_index else group.base_index
 
 
-cdef uint64_t group_conflict(const Group* group, uint64_t first, uint32_t count, uint64_t term) noexcept nogil:
-    """The first of these entries that is not known to be here under this term."""
-    cdef uint64_t index = first, end = first + count, last = group_last(group)
-    while index < end and index <= last and group_term(group, index) == term:
+cdef uint64_t group_conflict(
+    const Group* group, uint64_t first, uint32_t count, uint64_t term, bint* certain
+) noexcept nogil:
+    """The first of these entries that is here under another term; else one past those that are here.
+
+    ``certain`` becomes False where entries were passed of which nothing is known (while a log is loaded).
+    """
+    cdef uint64_t index = first, end = first + count, last = group_last(group), known
+    certain[0] = True
+    while index < end and index <= last:
+        known = group_term(group, index)
+        if known == 0:
+            certain[0] = False
+        elif known != term:
+            break
         index += 1
     return index
 
@@ -80,14 +99,14 @@ cdef int64_t group_find(const Group* group, uint64_t index) noexcept nogil:
             low = middle
         else:
             high = middle - 1
-    return low
+    return low if index < group.items[low].first + group.items[low].count else -1
 
 
 # -- changes of the entries -----------------------------------------------------------------------------------------------
 
 
 cdef int group_push(Group* group, Books* books, const Item* item, uint64_t term, uint64_t prev_term) except -1:
-    """One more run after the last. The caller saw to it that it follows."""
+    """One more run after the last. The caller saw to it that it follows, or that a hole is allowed."""
     cdef void* grown
     if group.head + group.count == group.capacity:
         if group.head > group.count:
@@ -101,6 +120,9 @@ cdef int group_push(Group* group, Books* books, const Item* item, uint64_t term,
             group.capacity = group.capacity * 2 + 2
     if group.count == 0:
         group.before_term = prev_term
+    elif item.first > group_last(group) + 1:
+        group.flags |= HOLES
+        push_span(group, item.first - 1, prev_term)
     push_span(group, item.first, term)
     books_take(books, item.place, item.bytes)
     if item.place & REWRITTEN:
@@ -141,7 +163,9 @@ cdef int group_cut(Group* group, Books* books, uint64_t first, uint64_t cutter) 
         group.count -= 1
     while group.spans_count and group.spans[group.spans_count - 1].first >= first:
         group.spans_count -= 1
-    if group.count == 0:
+    if group.flags & BASED and first <= group.base_index + 1:
+        group_clear(group, books)                # what is left of the run across the base is dead
+    elif group.count == 0:
         forget_entries(group)
     return 0
 
@@ -158,7 +182,7 @@ cdef int group_clear(Group* group, Books* books) except -1:
 cdef void forget_entries(Group* group) noexcept:
     group.head = 0
     group.spans_count = 0
-    group.flags &= ~<uint32_t>MAYBE_CUT
+    group.flags &= ~<uint32_t>(MAYBE_CUT | HOLES)
     if group.capacity > 64:                  # a burst is over: an idle group costs little
         free(group.items)
         group.items = NULL
@@ -167,17 +191,18 @@ cdef void forget_entries(Group* group) noexcept:
 
 cdef int group_advance(Group* group, Books* books, uint64_t index, uint64_t term) except -1:
     """The base is now (``index``, ``term``); runs that end there or before are dead."""
-    cdef Item* item
-    cdef uint64_t before = group.before_term
-    cdef uint32_t drop = 0
-    while group.count:
-        item = &group.items[group.head]
+    cdef const Item* item
+    cdef uint32_t drop = 0, at
+    while drop < group.count:
+        item = &group.items[group.head + drop]
         if item.first + item.count - 1 > index:
+            group.before_term = group_term(group, item.first - 1)
             break
-        before = group_term(group, item.first + item.count - 1)
-        books_drop(books, item.place, item.bytes)
-        group.head += 1
-        group.count -= 1
+        drop += 1
+    for at in range(group.head, group.head + drop):
+        books_drop(books, group.items[at].place, group.items[at].bytes)
+    group.head += drop
+    group.count -= drop
     group.base_index = index
     group.base_term = term
     group.flags |= BASED
@@ -186,7 +211,7 @@ cdef int group_advance(Group* group, Books* books, uint64_t index, uint64_t term
     if group.count == 0:
         forget_entries(group)
         return 0
-    group.before_term = before
+    drop = 0
     while drop + 1 < group.spans_count and group.spans[drop + 1].first <= group_first(group):
         drop += 1
     if drop:

@@ -30,6 +30,7 @@ cdef class LogIndex:
     cdef bint strict                # False while loading: what lies before the oldest batch is not known
     cdef bint settling              # rewritten runs are being put in their places
     cdef list carried               # of rewritten batches, until `settle`: (sequence, position, place, offset, bytes)
+    cdef list commits               # of rewritten batches, until `finish`: (place, a hard state kept for its commit index)
     cdef dict pins                  # node -> (place, offset, bytes, boot_count, store_id, sequence)
     cdef readonly list findings
     cdef readonly uint64_t findings_count

@@ -10,7 +10,7 @@ Scan order is truth:
   something new: a run whose entries are all there already is refused, for on disk it could not be told from a cut;
 - TRUNCATE cuts; BASE moves the beginning; SNAPSHOT_MARK replaces what is before and at its index, and cuts the rest too unless
   the entry at its index is there under its term; REPLICA_CREATED begins anew; TOMBSTONE ends;
-- HARD_STATE: the newest counts. A base record's hard state counts where it is not lower in anything; it never lowers one;
+- HARD_STATE: the newest counts. A base record's hard state counts too, but never lowers a term nor takes back a vote;
 - what compaction rewrote counts as written at the sequence it carries. All of it is older than the oldest first-hand batch,
   is put in place in that order before them, and cuts nothing.
 
@@ -59,6 +59,7 @@ from multiraft.log.accounting cimport (
 from multiraft.log.entries cimport (
     BASED,
     DEAD,
+    HOLES,
     MAYBE_CUT,
     SLOT_BASE,
     SLOT_HARD_STATE,
@@ -88,6 +89,7 @@ from multiraft.log.schema import FINDINGS_MAX, Finding, FindingKind
 
 cdef enum:
     CARRIED_OFFSET = RUN_HEADER_BYTES + 12       # of the run within a REWRITE run: its header, a length, a sequence
+    POSITION_LAST = 0xFFFFFFFF      # of a rewritten hard state that is there for its commit index alone
     HARD_STATE_BYTES = 28
     BASE_BYTES_MIN = 40
     PINNED_BYTES = 28
@@ -138,6 +140,7 @@ cdef class LogIndex:
 
     def __cinit__(self):
         self.carried = []
+        self.commits = []
         self.pins = {}
         self.findings = []
 
@@ -159,7 +162,7 @@ cdef class LogIndex:
         cdef uint32_t at
         if self.table_capacity == 0:
             return NULL
-        at = <uint32_t>((group * 0x9E3779B97F4A7C15) >> 32) & (self.table_capacity - 1)
+        at = <uint32_t>((group * 0x9E3779B97F4A7C15ULL) >> 32) & (self.table_capacity - 1)
         while self.table[at]:
             if self.groups[self.table[at] - 1].id == group:
                 return self.groups[self.table[at] - 1]
@@ -189,7 +192,7 @@ cdef class LogIndex:
         return found
 
     cdef void enter(self, uint64_t group, uint32_t value) noexcept:
-        cdef uint32_t at = <uint32_t>((group * 0x9E3779B97F4A7C15) >> 32) & (self.table_capacity - 1)
+        cdef uint32_t at = <uint32_t>((group * 0x9E3779B97F4A7C15ULL) >> 32) & (self.table_capacity - 1)
         while self.table[at]:
             at = (at + 1) & (self.table_capacity - 1)
         self.table[at] = value
@@ -222,9 +225,12 @@ cdef class LogIndex:
         cdef const RunHeader* run
         cdef bytes data
         self.settling = True
-        for sequence, _, place, offset, data in sorted(self.carried):
+        for sequence, position, place, offset, data in sorted(self.carried):
             run = <const RunHeader*>PyBytes_AS_STRING(data)
-            self.apply(run, place, offset, sequence)
+            if position == POSITION_LAST:
+                self.commits.append((place, data))
+            else:
+                self.apply(run, place, offset, sequence)
         self.settling = False
         self.carried = []
 
@@ -243,26 +249,42 @@ cdef class LogIndex:
 
     def finish(self):
         """Everything was loaded. What is still missing now is missing for good; from here on the index is strict."""
+        cdef const RunHeader* run
+        cdef Group* group
         cdef uint32_t at
+        cdef bytes data
+        for place, data in self.commits:
+            run = <const RunHeader*>PyBytes_AS_STRING(data)
+            group = self.find_group(run.group)
+            if group != NULL and group.replica == run.from_replica and group.flags & BASED:
+                group_note_commit(group, &self.books, run.commit, place)
+        self.commits = []
         for at in range(self.groups_count):
             self.finish_group(self.groups[at])
         self.strict = True
         return self.findings
 
     cdef int finish_group(self, Group* group) except -1:
-        cdef uint64_t first = group_first(group)
-        if group.count and group.flags & BASED and group.base_index + 1 < first and group.flags & MAYBE_CUT:
-            group_clear(group, &self.books)      # nothing bridged the gap, so the mark did cut them
+        cdef uint64_t next = group.base_index + 1
+        cdef uint32_t at
+        if group.count and group.flags & BASED and next < group_first(group) and group.flags & MAYBE_CUT:
+            group_clear(group, &self.books)      # nothing bridged the hole, so the mark did cut them
         if group.flags & (BASED | DEAD) == 0:
             self.report(FindingKind.GAP, "no base record is left of the group", group.id, 0, group_last(group))
-        elif group.count and group.base_index + 1 < first:
-            self.report(
-                FindingKind.GAP,
-                f"entries {group.base_index + 1} to {first - 1} are missing",
-                group.id,
-                group.base_index + 1,
-                first - 1,
-            )
+            return 0
+        for at in range(group.head, group.head + group.count):
+            if group.items[at].first > next:
+                self.report(
+                    FindingKind.GAP,
+                    f"group {group.id}: entries {next} to {group.items[at].first - 1} are missing",
+                    group.id,
+                    next,
+                    group.items[at].first - 1,
+                )
+            next = group.items[at].first + group.items[at].count
+            if not group.flags & HOLES:
+                break                            # only the first can be missing something before it
+        group.flags &= ~<uint32_t>(HOLES | MAYBE_CUT)
         return 0
 
     def append(self, uint64_t sequence, bytes batch not None):
@@ -410,9 +432,8 @@ cdef class LogIndex:
             self.report_run(run, f"the entry before it has term {before}, not {run.prev_term} as it says")
             return 0
         if run.first > last + 1:
-            if self.strict:
+            if self.strict:                      # else they died or were cut later, or `finish` finds the hole
                 self.report_run(run, f"the log ends at {last}, so entries would be missing")
-            group_clear(group, &self.books)      # they are before the base, or `finish` finds the gap
         elif run.first == last + 1:
             group.flags &= ~<uint32_t>MAYBE_CUT
         elif not self.make_way(group, run, sequence):
@@ -430,17 +451,17 @@ cdef class LogIndex:
     cdef bint make_way(self, Group* group, const RunHeader* run, uint64_t sequence) except -1:
         """Cut what the run replaces; 0 where it must not."""
         cdef uint64_t last = group_last(group), end = run.first + run.count - 1, conflict
+        cdef bint certain
         if self.settling:
             self.report_run(run, f"a rewritten run overlaps another, which ends at {last}")
             return 0
-        if run.first >= group_first(group):      # else what it replaces began before the oldest batch
-            conflict = group_conflict(group, run.first, run.count, run.term)
-            if conflict > end and end <= last:
-                self.report_run(run, f"all its entries are there already, up to {last}")
-                return 0
-            if conflict <= last and conflict <= group_commit(group):
-                self.report_run(run, f"it would replace entry {conflict}, which is committed")
-                return 0
+        conflict = group_conflict(group, run.first, run.count, run.term, &certain)
+        if conflict > end and end <= last and certain:
+            self.report_run(run, f"all its entries are there already, up to {last}")
+            return 0
+        if conflict <= end and conflict <= group_commit(group):
+            self.report_run(run, f"it would replace entry {conflict}, which is committed")
+            return 0
         group_cut(group, &self.books, run.first, sequence)
         return 1
 
@@ -531,8 +552,8 @@ cdef class LogIndex:
         """A snapshot was installed: what does not fit after it goes."""
         if known == run.term and known:
             return 1
-        if group.count and known == 0 and run.first + 1 < group_first(group):
-            group.flags |= MAYBE_CUT             # whether entries between fitted is decided by what comes
+        if known == 0 and run.first < group_last(group):
+            group.flags |= MAYBE_CUT             # the entry there is not known: whether it fitted is decided by what comes
             return 1
         if run.first <= group_last(group):
             if group_commit(group) >= run.first:
@@ -542,10 +563,7 @@ cdef class LogIndex:
         return 1
 
     cdef bint take_hard_state(self, Group* group, const RunHeader* run, const BasePayload* base) except -1:
-        if (
-            base.term > group.term
-            or (base.term == group.term and (group.vote == 0 or group.vote == base.vote) and base.epoch >= group.epoch)
-        ):
+        if base.term > group.term or (base.term == group.term and (group.vote == 0 or group.vote == base.vote)):
             group.term = base.term
             group.vote = base.vote
             group.leader = base.leader

@@ -166,7 +166,7 @@ class MemoryLogStore:
 
     def _drop_dead(self) -> None:
         first = figures(self._index).first_sequence
-        through, count = window(self._index, self.synced_sequence - 1, 2**31, 0.0, 0)
+        through, count = window(self._index, max(self.synced_sequence - 1, 0), 2**31, 0.0, 0)
         if count:
             dropped(self._index, through, ())
             for sequence in range(first, through + 1):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from multiraft._core import crc32c
 from multiraft.errors import ConfigError, FormatUnsupported, LogCorrupt
 from multiraft.ids import StoreId
+from multiraft.log.carrying import checksum
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
@@ -67,14 +67,14 @@ class Superblock:
         body = _SUPERBLOCK.pack(
             SUPERBLOCK_MAGIC, 1, 0, self.format_min, self.format_max, 0, self.store_id, self.created_ms
         )
-        return body + _CRC.pack(crc32c(body))
+        return body + _CRC.pack(checksum(body))
 
     @classmethod
     def unpack(cls, data: bytes) -> Superblock:
         if len(data) != SUPERBLOCK_BYTES:
             raise LogCorrupt(f"the superblock has {len(data)} bytes instead of {SUPERBLOCK_BYTES}")
         body = data[: _SUPERBLOCK.size]
-        if crc32c(body) != _CRC.unpack(data[_SUPERBLOCK.size :])[0]:
+        if checksum(body) != _CRC.unpack(data[_SUPERBLOCK.size :])[0]:
             raise LogCorrupt("the superblock is damaged: its checksum does not fit")
         magic, version, flags, low, high, zero, store_id, created_ms = _SUPERBLOCK.unpack(body)
         if magic != SUPERBLOCK_MAGIC or version != 1 or flags or zero:
@@ -88,12 +88,12 @@ class Superblock:
 
 def pack_boot(boot_count: int, store_id: StoreId) -> bytes:
     body = _BOOT.pack(boot_count, 0, store_id)
-    return body + _CRC.pack(crc32c(body))
+    return body + _CRC.pack(checksum(body))
 
 
 def unpack_boot(data: bytes) -> tuple[int, StoreId]:
     """(boot count, store id)."""
-    if len(data) != BOOT_BYTES or crc32c(data[: _BOOT.size]) != _CRC.unpack(data[_BOOT.size :])[0]:
+    if len(data) != BOOT_BYTES or checksum(data[: _BOOT.size]) != _CRC.unpack(data[_BOOT.size :])[0]:
         raise LogCorrupt("the boot record is damaged: its checksum does not fit")
     boot_count, _, store_id = _BOOT.unpack(data[: _BOOT.size])
     return boot_count, StoreId(store_id)

@@ -100,7 +100,7 @@ class LmdbLogStore:
     # -- what was found ---------------------------------------------------------------------------------------------------------
 
     def groups(self) -> Iterator[GroupLog]:
-        """See ``interfaces.LogStore``. The first call gives what open found; a later one reads the present state."""
+        """See ``interfaces.LogStore``. Before the first append this is what open found; later the present state."""
         found, self._found = self._found, None
         return iter(found if found is not None else found_groups(self._environment, self._index, self._unsynced))
 
@@ -121,6 +121,7 @@ class LmdbLogStore:
         except InvariantViolation as error:
             self._failed = SyncFailed(f"batch {sequence} was refused, so no later one can follow: {error}")
             raise
+        self._found = None
         self._unsynced[sequence] = batch
         self._queue.append((sequence, batch))
         if not self._stuck:
