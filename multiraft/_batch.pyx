@@ -116,7 +116,7 @@ cdef int check_sequence(uint64_t sequence) except -1:
 
 def encode_batch(runs, *, uint64_t sequence, uint64_t store_id) -> bytes:
     """One sealed batch of whole runs, whatever their size together. Raises TooLarge over the format's limits."""
-    cdef list whole = [bytes(run) for run in runs]
+    cdef list whole = [bytes(memoryview(run)) for run in runs]
     cdef size_t run_bytes = 0
     cdef Layout layout
     cdef bytes run, batch

@@ -200,7 +200,10 @@ def _take_base(decoded: Run, reader: _Reader) -> Base:
 
 def _wrong_name(name: str) -> str:
     """Why this cannot be the name of a file in the snapshot directory; empty where it can."""
-    size = len(name.encode("utf-8", "surrogatepass"))
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return f"{name!r} is no text"
     if not 1 <= size <= SNAPSHOT_NAME_BYTES_MAX:
         return f"a file name of {size} bytes"
     if name in (".", "..") or "/" in name or "\0" in name:
