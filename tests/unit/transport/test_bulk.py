@@ -48,6 +48,7 @@ from multiraft.transport.bulk import BulkMessage, Op, Status, decode_bulk, encod
 from multiraft.transport.files import IncomingFile
 from multiraft.transport.hello import Purpose, Step, encode_hello
 from multiraft.transport.throttle import Throttle
+from multiraft.worker import InlineWorker
 
 pytestmark = [LOOPS, pytest.mark.filterwarnings("error")]
 
@@ -645,3 +646,61 @@ def test_bulk_messages_survive_encoding(loop_factory: LoopFactory) -> None:
         decode_bulk(memoryview(encode_bulk(BulkMessage(Op.CHUNK, 3, data=b"abc")))[:-1])
     with pytest.raises(PeerProtocolError):
         decode_bulk(memoryview(encode_bulk(BulkMessage(9, 3))))  # type: ignore[arg-type]
+
+
+class HeldJobs:
+    """A worker that begins nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self._waiting: list[
+            tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]
+        ] = []
+        self._inline = InlineWorker()
+
+    def submit(
+        self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        self._waiting.append((job, done))
+        if not self.held:
+            self.release()
+
+    def release(self) -> None:
+        self.held = False
+        waiting, self._waiting = self._waiting, []
+        for job, done in waiting:
+            self._inline.submit(job, done)
+
+    def close(self) -> None:
+        self.release()
+
+
+def test_a_slow_disk_makes_the_sender_wait_and_bounds_memory(
+    loop_factory: LoopFactory, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with cluster(replace(SMALL_CHUNKS, chunk_bytes=512 * 1024)) as nodes:
+            one, two, jobs = Recorder(1), Recorder(2), HeldJobs()
+            await nodes.add(one)
+            await nodes.add(two, directory=str(tmp_path / "incoming"), jobs=jobs)
+            nodes.join(1, 2)
+            path, data = make_file(tmp_path, 40_000_000)
+            sending = asyncio.ensure_future(nodes.transports[1].send_file(NodeId(2), 1, path))
+            await poll(lambda: bool(nodes.transports[2]._inbox._files), "a file that arrives")
+            arrival = next(iter(nodes.transports[2]._inbox._arrivals.values()))
+            await poll(lambda: arrival._moved >= 3, "chunks")
+            jobs.held = True
+            await poll(
+                lambda: arrival._waiting_bytes > 4 * 1024 * 1024, "chunks that wait for the disk"
+            )
+            moved = -1
+            while moved != arrival._moved:  # until nothing comes any more
+                moved = arrival._moved
+                await asyncio.sleep(0.05)
+            assert arrival._waiting_bytes < 6 * 1024 * 1024
+            assert not sending.done()
+            jobs.release()
+            await sending
+            assert Path(two.files[0][2]).read_bytes() == data
+
+    run(loop_factory, main())

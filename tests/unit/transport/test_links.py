@@ -15,6 +15,7 @@ import pytest
 from transport_helpers import (
     FAST,
     LOOPS,
+    Impostor,
     Raw,
     Recorder,
     Relay,
@@ -129,6 +130,84 @@ def test_simultaneous_dials_leave_one_link(loop_factory: LoopFactory) -> None:
                 assert recorder.refusals == []
             connections = [len(t._host.connections) for t in nodes.transports.values()]
             assert connections == [4] * 5
+
+    run(loop_factory, main())
+
+
+def test_crossed_dials_the_lower_id_keeps_its_own(loop_factory: LoopFactory) -> None:
+    async def main() -> None:
+        async with cluster() as nodes:
+            one, two = Recorder(1), Impostor()
+            await nodes.add(one)
+            await two.open()
+            nodes.transports[1].set_address(NodeId(2), two.address)
+            theirs = await two.dialled.get()
+            assert decode_hello(memoryview(await theirs.frame())).step is Step.OFFER
+            ours = await Raw.dial(nodes.addresses[1])
+            await ours.say(offer(epoch=2))
+            assert decode_goodbye(memoryview(await ours.frame()))[0] is Farewell.CROSSED
+            await theirs.say(offer(epoch=1, step=Step.ANSWER))
+            assert decode_hello(memoryview(await theirs.frame())).step is Step.CONFIRM
+            await one.until_up(2)
+            assert one.refusals == []
+            theirs.close()
+            ours.close()
+            await two.close()
+
+    run(loop_factory, main())
+
+
+def test_crossed_dials_the_higher_id_gives_its_own_up(loop_factory: LoopFactory) -> None:
+    async def main() -> None:
+        async with cluster() as nodes:
+            three, two = Recorder(3), Impostor()
+            await nodes.add(three)
+            await two.open()
+            nodes.transports[3].set_address(NodeId(2), two.address)
+            theirs = await two.dialled.get()
+            assert decode_hello(memoryview(await theirs.frame())).step is Step.OFFER
+            ours = await Raw.dial(nodes.addresses[3])
+            await ours.say(offer(epoch=1, target=3))
+            assert decode_hello(memoryview(await ours.frame())).step is Step.ANSWER
+            assert await theirs.rest() == b""
+            await ours.say(offer(epoch=1, step=Step.CONFIRM, sequence=2, target=3))
+            await three.until_up(2)
+            assert two.dialled.empty()
+            assert three.story == [("up", 2)]
+            assert three.refusals == []
+            theirs.close()
+            ours.close()
+            await two.close()
+
+    run(loop_factory, main())
+
+
+def test_an_accepted_offer_ends_a_dial_that_gets_no_connection(loop_factory: LoopFactory) -> None:
+    """Node 1 is still connecting to a dead address when node 2 dials it: whatever the ids, the offer is taken."""
+
+    async def main() -> None:
+        full = socket.socket()
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = []
+        for _ in range(4):  # the kernel answers no further dial of this socket
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+            fillers.append(filler)
+        async with cluster() as nodes:
+            one, two = Recorder(1), Recorder(2)
+            await nodes.add(one)
+            await nodes.add(two)
+            nodes.transports[1].set_address(NodeId(2), f"127.0.0.1:{full.getsockname()[1]}")
+            link = nodes.transports[1]._links.link(NodeId(2))
+            await poll(lambda: link.dialling is not None, "a dial")
+            nodes.join(2, 1)
+            await one.until_up(2)
+            await poll(lambda: link.dialling is None, "the end of the dial")
+            assert one.story == [("up", 2)] and two.story == [("up", 1)]
+        for sock in (full, *fillers):
+            sock.close()
 
     run(loop_factory, main())
 
@@ -253,14 +332,20 @@ def test_nothing_stands_before_the_confirmation(loop_factory: LoopFactory) -> No
 
 
 def offer(
-    epoch: int, *, step: Step = Step.OFFER, sequence: int = 1, node: int = 2, **changes: Any
+    epoch: int,
+    *,
+    step: Step = Step.OFFER,
+    sequence: int = 1,
+    node: int = 2,
+    target: int = 1,
+    **changes: Any,
 ) -> bytes:
     hello = hello_of(node, **changes)
     names = {"cluster": hello.cluster_id, "store": hello.store_id}
     return seal(
         encode_hello(hello, step, Purpose.LINK),
         source=node,
-        target=1,
+        target=target,
         epoch=epoch,
         sequence=sequence,
         **names,
@@ -705,9 +790,7 @@ def test_close_in_the_middle_of_dials_and_hellos(loop_factory: LoopFactory) -> N
             mute.bind(("127.0.0.1", 0))
             mute.listen(1)
             for node in range(3, 8):  # connected by the kernel, never answered
-                nodes.transports[1].set_address(
-                    NodeId(node), f"127.0.0.1:{mute.getsockname()[1]}"
-                )
+                nodes.transports[1].set_address(NodeId(node), f"127.0.0.1:{mute.getsockname()[1]}")
             raw = [await Raw.dial(nodes.addresses[1]) for _ in range(5)]
             nodes.join(2, 1)
             nodes.join(1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import struct
@@ -42,8 +43,11 @@ def run(
     async def watched() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: troubles.append(context))
-        async with asyncio.timeout(30):
-            await main
+        try:
+            async with asyncio.timeout(30):
+                await main
+        finally:
+            await sweep()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks were left behind: {left}"
 
@@ -183,6 +187,15 @@ class Recorder:
         return len(mine) % 2 == 1
 
 
+_FINALS: list[Callable[[], Coroutine[Any, Any, None]]] = []
+"""What closes the sockets that a failed test left open: a loop does not end well with them, and hides the failure."""
+
+
+async def sweep() -> None:
+    while _FINALS:
+        await _FINALS.pop()()
+
+
 async def poll(condition: Callable[[], bool], what: str) -> None:
     """Wait for something that no event tells of: a state of the kernel or of another transport."""
     async with asyncio.timeout(WAIT_S):
@@ -251,6 +264,7 @@ class Relay:
         self._writers: list[asyncio.StreamWriter] = []
         self.running = asyncio.Event()
         self.running.set()
+        _FINALS.append(self.close)
         self.forwarded = 0
         self.connections = 0
         self.mangle: Callable[[bytes], bytes] = lambda data: data
@@ -299,13 +313,13 @@ class Relay:
         self._writers.clear()
 
     async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        """Idempotent."""
+        if self._server is not None:
+            self._server.close()
         self.cut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
 
 
 class Raw:
@@ -314,6 +328,7 @@ class Raw:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.reader = reader
         self.writer = writer
+        _FINALS.append(self._finish)
 
     @classmethod
     async def dial(cls, address: str, **settings: Any) -> Raw:
@@ -342,6 +357,33 @@ class Raw:
 
     def close(self) -> None:
         self.writer.transport.abort()
+
+    async def _finish(self) -> None:
+        self.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+class Impostor:
+    """A listener that speaks for a node by hand: it hands over what was dialled."""
+
+    def __init__(self) -> None:
+        self.dialled: asyncio.Queue[Raw] = asyncio.Queue()
+        self.address = ""
+        self._server: asyncio.Server | None = None
+        _FINALS.append(self.close)
+
+    async def open(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self.dialled.put(Raw(reader, writer))
+
+        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._server is not None:
+            self._server.close()
 
 
 def free_port() -> int:
