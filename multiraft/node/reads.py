@@ -43,7 +43,7 @@ class Reads:
     def __init__(self, multi: MultiRaft, waker: Waker, kick: Callable[[], None], retry_ns: int) -> None:
         self._multi = multi
         self._waker = waker
-        self._kick = kick
+        self.kick = kick
         self._retry_ns = retry_ns
         self._contexts = itertools.count(1)
         self._gathering: dict[int, list[Read]] = {}
@@ -59,7 +59,7 @@ class Reads:
         """A ticket for what ``run`` gives once this replica is known to be as new as the call."""
         read = Read(self._waker.ticket(), run, deadline_ns)
         self._gathering.setdefault(group, []).append(read)
-        self._kick()
+        self.kick()
         return read.ticket
 
     def ask(self, now_ns: int) -> None:
@@ -105,7 +105,7 @@ class Reads:
             kept = [read for read in reads if not self._ended(read, now_ns)]
             if kept:
                 self._gathering[group] = kept
-                self._kick()
+                self.kick()
             else:
                 del self._gathering[group]
         for waits in self._applying.values():
@@ -127,7 +127,7 @@ class Reads:
 
     def _gather_again(self, round: Round) -> None:
         self._gathering.setdefault(round.group, []).extend(round.reads)
-        self._kick()
+        self.kick()
 
     def _ended(self, read: Read, now_ns: int) -> bool:
         if read.ticket.done():

@@ -24,6 +24,7 @@ from multiraft._core cimport (
     FORMAT_VERSION,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
+    MSG_NODE_STATUS,
     RUN_HEADER_BYTES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
@@ -44,7 +45,7 @@ from multiraft.raft.door cimport Replica as Door, engine_configure
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
-from multiraft.raft.reads cimport ask_read, committed_in_term
+from multiraft.raft.reads cimport ask_read, committed_in_term, holds_lease, sole_voter
 from multiraft.raft.replica cimport (
     applied,
     apply_change,
@@ -89,6 +90,7 @@ from multiraft.raft.door import Options
 
 cdef enum:
     POST_BYTES_MAX = 16 * 1024 * 1024
+    CAUGHT_UP_ENTRIES = 1024
 
 
 @dataclass(slots=True)
@@ -122,10 +124,11 @@ cdef class MultiRaft:
     ``seed`` and the same calls.
     """
 
-    def __init__(self, options=None, *, store_id, sequence=0, seed=0):
+    def __init__(self, options=None, *, store_id, sequence=0, boot_count=0, seed=0):
         self.engine = Engine()
         engine_configure(self.engine, options if options is not None else Options(), seed)
         self.store_id = store_id
+        self.boot_count = boot_count
         self.sequence = self.persisted_sequence = sequence
         self.free_slots = []
         self.doors = {}
@@ -462,6 +465,7 @@ cdef class MultiRaft:
         cdef Outbox* box = self.engine.outbox_of(node)
         box.now.size = box.after.size = 0
         box.now_count = box.after_count = 0
+        box.told_sequence = 0
         self.held = [item for item in self.held if item[1] != node]
         self.released = [item for item in self.released if item[0] != node]
 
@@ -605,13 +609,30 @@ cdef class MultiRaft:
             box = nodes.items[at]
             self.messages_sent += box.now_count + box.after_count
             if box.after_count and not synced:
-                self.held.append((self.sequence, box.node, frame_of(&box.after, NULL, box.after_count)))
+                self._tell_status(box, &box.after, self.sequence)
+                self.held.append((self.sequence, box.node, frame_of(&box.after, NULL)))
                 box.after.size = 0
                 box.after_count = 0
             if box.now_count or box.after_count:
-                frames.append((box.node, frame_of(&box.now, &box.after, box.now_count + box.after_count)))
+                self._tell_status(box, &box.now, self.persisted_sequence)
+                frames.append((box.node, frame_of(&box.now, &box.after)))
                 box.now.size = box.after.size = 0
                 box.now_count = box.after_count = 0
+        return 0
+
+    cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1:
+        """With every frame goes what this node has synced when it leaves: a peer refuses a store that comes back below it."""
+        cdef MessageHeader* head
+        if self.boot_count == 0 or box.told_sequence >= sequence:
+            return 0
+        box.told_sequence = sequence
+        head = <MessageHeader*>buffer_room(buffer, MESSAGE_HEADER_BYTES)
+        memset(head, 0, MESSAGE_HEADER_BYTES)
+        head.kind = MSG_NODE_STATUS
+        head.length = MESSAGE_HEADER_BYTES
+        head.index = sequence
+        head.context = self.boot_count
+        buffer.size += MESSAGE_HEADER_BYTES
         return 0
 
     def trim_memory(self, bytes_max):
@@ -638,6 +659,38 @@ cdef class MultiRaft:
         peer = find_peer(replica, replica.leader)
         return peer.node if peer != NULL else None
 
+    def slowest_match(self, group):
+        """As leader the lowest index that every active member is known to have; else the applied index here."""
+        cdef Replica* replica = self.get(group)
+        cdef uint64_t lowest = replica.log.applied_index
+        cdef uint32_t at
+        if replica.role == LEADER:
+            for at in range(replica.peers_count):
+                if replica.peers[at].replica != replica.id and replica.peers[at].recently_active:
+                    lowest = min(lowest, replica.peers[at].match_index)
+        return lowest
+
+    def caught_up(self, group, to):
+        """As leader: has that replica everything, or nearly, so that it can take over without a pause?"""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* peer = find_peer(replica, to)
+        return (
+            peer != NULL
+            and peer.recently_active
+            and replica.transfer_to == 0
+            and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
+        )
+
+    def reads_at_once(self, group):
+        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied."""
+        cdef Replica* replica = self.find(group)
+        return (
+            replica != NULL
+            and replica.log.applied_index >= replica.log.commit_index
+            and committed_in_term(replica)
+            and (sole_voter(replica) or holds_lease(self.engine, replica))
+        )
+
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""
         cdef Replica* replica = self.get(group)
@@ -650,7 +703,16 @@ cdef class MultiRaft:
         )
 
 
-cdef bytes frame_of(const Buffer* first, const Buffer* second, uint32_t count):
+cdef uint32_t messages_in(const Buffer* buffer) noexcept nogil:
+    cdef size_t at = 0
+    cdef uint32_t count = 0
+    while at < buffer.size:
+        at += (<const MessageHeader*>(buffer.data + at)).length
+        count += 1
+    return count
+
+
+cdef bytes frame_of(const Buffer* first, const Buffer* second):
     """A fresh frame of the messages in two buffers; the link that sends it fills in whose it is and seals it."""
     cdef size_t length = FRAME_HEADER_BYTES + first.size + (second.size if second != NULL else 0)
     cdef bytes frame = PyBytes_FromStringAndSize(NULL, length)
@@ -661,7 +723,7 @@ cdef bytes frame_of(const Buffer* first, const Buffer* second, uint32_t count):
     head.length = <uint32_t>length
     head.version = FORMAT_VERSION
     head.kind = FRAME_MESSAGES
-    head.count = count
+    head.count = messages_in(first) + (messages_in(second) if second != NULL else 0)
     memcpy(to + FRAME_HEADER_BYTES, first.data, first.size)
     if second != NULL:
         memcpy(to + FRAME_HEADER_BYTES + first.size, second.data, second.size)

@@ -11,6 +11,7 @@ cdef int handle_read_index(Engine engine, Replica* replica, const Message* messa
 cdef int handle_read_index_ack(Engine engine, Replica* replica, const Message* message) except -1
 
 cdef bint committed_in_term(const Replica* replica) noexcept nogil     # a new leader serves no read before (pitfall 34)
+cdef bint sole_voter(const Replica* replica) noexcept nogil            # nobody else's word is needed
 cdef bint holds_lease(Engine engine, const Replica* replica) noexcept
 # Start one round of heartbeats for all reads that wait for one; as the only voter, or under a lease, answer them at once.
 cdef int start_round(Engine engine, Replica* replica) except -1
