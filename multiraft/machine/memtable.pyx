@@ -52,7 +52,6 @@ cdef extern from *:
 
 cdef enum:
     SLOTS_MIN = 64
-    SLOT_BYTES = 12
     ARENA_BYTES_MIN = 2048
     ARENA_BYTES_MAX = 1024 * 1024
 
@@ -100,7 +99,6 @@ cdef class Memtable:
             free(self.blocks[i])
         free(self.blocks)
         free(self.flat)
-        free(self.hashes)
         free(self.slots)
         free(self.fragments)
 
@@ -130,30 +128,24 @@ cdef class Memtable:
         return at
 
     cdef int grow_table(self) except -1:
-        """Twice the slots. Hashes stand apart from the nodes, so that no node is touched."""
+        """Twice the slots. Hashes stand beside the nodes, so that no node is touched."""
         cdef size_t capacity = SLOTS_MIN if self.mask == 0 else (self.mask + 1) * 2
         cdef size_t i, slot
-        cdef uint32_t* hashes = <uint32_t*>calloc(capacity, sizeof(uint32_t))
-        cdef Node** slots = <Node**>malloc(capacity * sizeof(Node*))
-        if hashes == NULL or slots == NULL:
-            free(hashes)
-            free(slots)
+        cdef Slot* slots = <Slot*>calloc(capacity, sizeof(Slot))
+        if slots == NULL:
             raise MemoryError
         if self.mask:
             for i in range(self.mask + 1):
-                if self.hashes[i]:
-                    slot = self.hashes[i] & (capacity - 1)
-                    while hashes[slot]:
+                if self.slots[i].hash:
+                    slot = self.slots[i].hash & (capacity - 1)
+                    while slots[slot].hash:
                         slot = (slot + 1) & (capacity - 1)
-                    hashes[slot] = self.hashes[i]
                     slots[slot] = self.slots[i]
-            self.bytes -= (self.mask + 1) * SLOT_BYTES
-        free(self.hashes)
+            self.bytes -= (self.mask + 1) * sizeof(Slot)
         free(self.slots)
-        self.hashes = hashes
         self.slots = slots
         self.mask = capacity - 1
-        self.bytes += capacity * SLOT_BYTES
+        self.bytes += capacity * sizeof(Slot)
         return 0
 
     # -- changes --------------------------------------------------------------------------------------------------------
@@ -164,9 +156,9 @@ cdef class Memtable:
         if self.mask == 0:
             return NULL
         slot = hash & self.mask
-        while self.hashes[slot]:
-            if self.hashes[slot] == hash:
-                node = self.slots[slot]
+        while self.slots[slot].hash:
+            if self.slots[slot].hash == hash:
+                node = self.slots[slot].node
                 if node.key_bytes == key_bytes and memcmp(node_key(node), key, key_bytes) == 0:
                     return node
             slot = (slot + 1) & self.mask
@@ -198,10 +190,10 @@ cdef class Memtable:
         node.key_bytes = key_bytes
         memcpy(<char*>node + sizeof(Node), key, key_bytes)
         slot = hash & self.mask
-        while self.hashes[slot]:
+        while self.slots[slot].hash:
             slot = (slot + 1) & self.mask
-        self.hashes[slot] = hash
-        self.slots[slot] = node
+        self.slots[slot].hash = hash
+        self.slots[slot].node = node
         self.count += 1
         if self.last == NULL:
             self.first = node

@@ -11,6 +11,8 @@ cdef enum:
 # Whether the record belongs to the key and neither is damaged.
 cdef bint record_sound(const char* key, size_t key_bytes, const char* record, size_t record_bytes) noexcept nogil
 cdef uint64_t record_revision(const char* record) noexcept nogil
+# (revision, value) of a record. Raises StorageError, naming the key, where either is damaged.
+cdef tuple opened(bytes key, bytes record)
 
 
 # A walk over a sorted, frozen memtable, for the flush: record by record, in chunks, on a worker.

@@ -92,10 +92,14 @@ cdef object record_value(bytes record):
     )
 
 
-def open_record(bytes key not None, bytes record not None):
-    """(revision, value) of a record. Raises StorageError, naming the key, where either is damaged."""
+cdef tuple opened(bytes key, bytes record):
     check_record(key, record)
     return record_revision(PyBytes_AS_STRING(record)), record_value(record)
+
+
+def open_record(bytes key not None, bytes record not None):
+    """(revision, value) of a record. Raises StorageError, naming the key, where either is damaged."""
+    return opened(key, record)
 
 
 def require_sound(bytes key not None, bytes record not None):
