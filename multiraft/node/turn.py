@@ -22,7 +22,7 @@ from typing import Protocol
 
 from multiraft._core import CommittedRuns, RunKind
 from multiraft._ticket import Waker
-from multiraft.errors import LogCorrupt, MultiRaftError, StorageError
+from multiraft.errors import LogCorrupt
 from multiraft.interfaces import Clock, LogStore, Transport
 from multiraft.machine.kv import KeyValueStore
 from multiraft.node.reads import Reads
@@ -96,11 +96,16 @@ class Turn:
         self._running = False
         self._stopped = False
         self._blocked = False
+        self._now_ns = clock.now_ns()
         self._backlog: deque[CommittedRuns] = deque()
         self._meta_applied = -1
         self.counters = Counters()
         self.waiters: Waiters
         self.reads: Reads
+
+    def now(self) -> int:
+        """The time as of the last turn or tick: good enough for deadlines, and free."""
+        return self._now_ns
 
     # -- what comes in ----------------------------------------------------------------------------------------------------
 
@@ -126,7 +131,7 @@ class Turn:
         """One tick of the node."""
         if self._stopped:
             return
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns = self._clock.now_ns()
         self._multi.tick(now_ns)
         self.waiters.expire(now_ns)
         self.reads.tick(now_ns)
@@ -150,7 +155,7 @@ class Turn:
         if self._stopped:
             return
         self._running = True
-        started_ns = self._clock.now_ns()
+        started_ns = self._now_ns = self._clock.now_ns()
         try:
             more = self._pass(started_ns)
         except BaseException as error:
@@ -261,8 +266,3 @@ class Turn:
             if applied_index != self._meta_applied:
                 self._meta_applied = applied_index
                 self._events.meta_applied()
-
-
-def is_fatal(error: BaseException) -> bool:
-    """Must the node end over this? Everything that is not a plain refusal of one call."""
-    return isinstance(error, StorageError) or not isinstance(error, MultiRaftError)

@@ -22,6 +22,7 @@ from multiraft._core cimport (
     FRAME_MESSAGES,
     FRAME_MAGIC,
     FORMAT_VERSION,
+    MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
     MSG_NODE_STATUS,
@@ -471,6 +472,22 @@ cdef class MultiRaft:
 
     def transfer_leader(self, group, to):
         transfer_leader(self.engine, self.get(group), to)
+
+    def hand_over(self, group, linked):
+        """As leader: transfer to the voter on a linked node that has most of the log. False where there is none."""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* best = NULL
+        cdef Peer* peer
+        cdef uint32_t at
+        for at in range(replica.peers_count):
+            peer = &replica.peers[at]
+            if peer.replica != replica.id and peer.flags & MEMBER_VOTER and linked(peer.node):
+                if best == NULL or peer.match_index > best.match_index:
+                    best = peer
+        if best == NULL or replica.role != LEADER or replica.transfer_to:
+            return False
+        transfer_leader(self.engine, replica, best.replica)
+        return True
 
     def quarantine(self, group):
         """Its state machine failed: it applies nothing more and does not campaign; as leader it should hand over."""
