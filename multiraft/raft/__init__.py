@@ -8,7 +8,7 @@ what it wants done. The caller owes, in this order:
    were handed out, a later ready never before an earlier one.
 3. **Then say so.** ``persisted(tag)`` - for a node ``persisted(sequence)`` - when all of it, and all before it, is synced.
    It may come late and cover several. Only then may ``messages_after`` leave (a ``MultiRaft`` holds them back by itself):
-   votes and acknowledgements are promises, and a promise that a crash forgets elects two leaders.
+   votes, requests for votes and acknowledgements are promises, and a promise that a crash forgets elects two leaders.
 4. **Apply in order.** ``committed`` holds entries that are committed *and* synced here. Apply them in order; give membership
    entries to ``apply_membership`` at their place; then call ``applied(index)``.
 5. **Read for it.** ``wanted`` names entries that are no longer in memory: read them and call ``fetched``, with None where
