@@ -42,6 +42,7 @@ from multiraft.raft.log cimport (
     Log,
     TailRun,
     entries_span,
+    log_change_between,
     log_conflict_by_term,
     log_copy_run,
     log_cut,
@@ -561,6 +562,10 @@ cdef int flush(Engine engine, Replica* replica) except -1:
     replica.dirty = False
     seal_proposals(engine, replica)
     if replica.term != replica.written_term or replica.vote != replica.written_vote:
+        write_hard_state(engine, replica)
+    # Whoever acknowledges the next membership change must know, also after a crash, that this one is committed: it would
+    # stand for election under a membership two changes old, whose majority need not meet that of the newest (pitfall 29).
+    if log_change_between(&replica.log, replica.written_commit, replica.log.commit_index):
         write_hard_state(engine, replica)
     if replica.role == LEADER:
         start_round(engine, replica)
