@@ -302,6 +302,10 @@ cdef int send_snapshot(
     cdef MessageHeader* head
     cdef uint32_t length = <uint32_t>len(membership)
     cdef const char* data = membership
+    if replica.role != LEADER:
+        return 0
+    if index <= peer.match_index:            # it caught up by itself while the snapshot was made
+        return report_snapshot(engine, replica, peer, True)
     peer_become_snapshot(peer, index)
     head = emit(engine, replica, peer.outbox, MSG_SNAPSHOT, peer.replica, False)
     head.index = index
@@ -394,6 +398,8 @@ cdef int fetched_run(Engine engine, Replica* replica, Peer* peer, const char* da
         raise LogCorrupt(f"group {replica.group}: a run read from the log fails its checks")
     if run.group != replica.group:
         raise InvariantViolation(f"a run of group {run.group} was read for group {replica.group}")
+    if peer != NULL and (replica.role != LEADER or peer_paused(peer)):
+        return 0                             # we lead no more, or its window is full
     next_index = peer.next_index if peer != NULL else replica.log.applying_index + 1
     if not run.first <= next_index < run.first + run.count or log_term(&replica.log, next_index) != run.term:
         return 0                             # the world has moved on; what is needed now is asked for anew
