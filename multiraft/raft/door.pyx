@@ -46,6 +46,7 @@ from multiraft.raft.replica cimport (
     persisted,
     propose,
     propose_change,
+    snapshot_failed,
     step,
     tick,
     transfer_leader,
@@ -393,7 +394,7 @@ cdef class Replica:
 
     def snapshot_failed(self):
         """The snapshot that was offered did not come whole; the leader will offer one again."""
-        self.live().snapshot_pending = False
+        snapshot_failed(self.engine, self.live())
 
     def applied(self, index):
         """The state machine has applied everything up to ``index``."""

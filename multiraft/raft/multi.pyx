@@ -56,6 +56,7 @@ from multiraft.raft.replica cimport (
     persisted,
     propose,
     propose_change,
+    snapshot_failed,
     step,
     tick,
     transfer_leader,
@@ -494,7 +495,7 @@ cdef class MultiRaft:
         installed(self.engine, self.get(group), index, term, membership)
 
     def snapshot_failed(self, group):
-        self.get(group).snapshot_pending = False
+        snapshot_failed(self.engine, self.get(group))
 
     def record_pending_snapshot(self, group, index, term, payload):
         """A SNAPSHOT_PENDING record: the file is here, whole and synced, and about to be installed."""

@@ -22,5 +22,6 @@ cdef int persisted(Engine engine, Replica* replica, uint64_t term, uint32_t gene
 cdef int transfer_leader(Engine engine, Replica* replica, uint32_t to) except -1
 cdef int forget_leader(Engine engine, Replica* replica) except -1
 cdef int compact(Engine engine, Replica* replica, uint64_t index, membership) except -1
+cdef int snapshot_failed(Engine engine, Replica* replica) except -1
 cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t term, membership) except -1
 cdef int write_base(Engine engine, Replica* replica, uint32_t kind, uint64_t index, uint64_t term, membership) except -1

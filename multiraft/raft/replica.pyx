@@ -481,6 +481,13 @@ cdef int compact(Engine engine, Replica* replica, uint64_t index, membership) ex
     return 0
 
 
+cdef int snapshot_failed(Engine engine, Replica* replica) except -1:
+    """The snapshot that was handed out will not be installed; what came by itself meanwhile may be applied."""
+    replica.snapshot_pending = False
+    engine_mark(engine, replica)
+    return 0
+
+
 cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t term, membership) except -1:
     """The state machine now holds the snapshot at ``index``, durably: the log begins there (pitfalls 53, 54, 60)."""
     cdef Log* log = &replica.log
@@ -496,7 +503,7 @@ cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t ter
         log_compact(log, index, term)
         log.commit_index = max(log.commit_index, index)
         log.stable_index = max(log.stable_index, index)
-        log.applying_index = index
+        log.applying_index = max(log.applying_index, index)
         log_applied(log, index)
     else:
         log_restore(log, index, term)

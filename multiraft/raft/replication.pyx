@@ -481,7 +481,8 @@ cdef int hand_out_tail(Engine engine, Replica* replica) except -1:
     cdef uint64_t bytes = 0
     cdef TailRun* run
     cdef uint32_t skip
-    if replica.quarantined or replica.waits_to_apply:
+    # What a snapshot on its way will hold is not applied besides: the state machine is about to be replaced.
+    if replica.quarantined or replica.waits_to_apply or replica.snapshot_pending:
         return 0
     while log.applying_index < min(log.commit_index, log.stable_index):
         if bytes >= engine.options.committed_bytes_max:
