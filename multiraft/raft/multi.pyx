@@ -25,6 +25,7 @@ from multiraft._core cimport (
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
     MSG_NODE_STATUS,
+    RUN_ENTRIES,
     RUN_HEADER_BYTES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
@@ -50,6 +51,7 @@ from multiraft.raft.replica cimport (
     applied,
     apply_change,
     check_proposal,
+    check_room,
     compact,
     installed,
     message_parse,
@@ -70,6 +72,7 @@ from multiraft.raft.state cimport (
     Message,
     Nodes,
     Replica,
+    append_proposal,
     draw_timeout,
     engine_mark,
     fail_reads,
@@ -380,10 +383,10 @@ cdef class MultiRaft:
         for data in payloads:
             length += len(data)
             check_proposal(self.engine, replica, len(data))
-        check_proposal(self.engine, replica, min(length, <size_t>self.engine.options.message_bytes_max))
+        check_room(self.engine, replica, length)
         first = replica.log.last_index + 1
         for data in payloads:
-            index = propose(self.engine, replica, <const char*>data, len(data))
+            index = append_proposal(self.engine, replica, RUN_ENTRIES, <const char*>data, <uint32_t>len(data))
         return replica.term, first, index if index else first - 1
 
     def read_index(self, group, context):

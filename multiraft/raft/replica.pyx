@@ -75,6 +75,7 @@ from multiraft.raft.replication cimport (
     try_transfer,
 )
 from multiraft.raft.state cimport (
+    ARENA_BYTES_MAX,
     FOLLOWER,
     LEADER,
     PRE_CANDIDATE,
@@ -292,6 +293,13 @@ cdef int check_proposal(Engine engine, const Replica* replica, size_t length) ex
         raise NoLeader(f"group {replica.group}: the leader was removed")
     if length > ENTRY_BYTES_MAX:
         raise TooLarge(f"a command of {length} bytes; the limit is {ENTRY_BYTES_MAX}")
+    return check_room(engine, replica, length)
+
+
+cdef int check_room(Engine engine, const Replica* replica, size_t length) except -1:
+    """Is there room for proposals of so many bytes? One that is larger than the limit alone is taken when nothing waits."""
+    if engine.arena.size + length > ARENA_BYTES_MAX:
+        raise Overloaded(f"{engine.arena.size} bytes of proposals wait for the next turn")
     if (
         engine.options.uncommitted_bytes_max
         and replica.uncommitted_bytes

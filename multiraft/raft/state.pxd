@@ -55,6 +55,7 @@ cdef struct RoundSent:
 
 cdef enum:
     ROUNDS_KEPT = 4
+    ARENA_BYTES_MAX = 1 << 30       # of proposals between two turns; offsets into the arena are 32 bits wide
 
 
 cdef struct Replica:

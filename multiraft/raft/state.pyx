@@ -39,11 +39,7 @@ from multiraft.raft.progress cimport Outbox, Peer, inflights_clear, peer_reset
 
 cimport cython
 
-from multiraft.errors import InvariantViolation, Overloaded
-
-
-cdef enum:
-    ARENA_BYTES_MAX = 1 << 30       # offsets into the arena are 32 bits wide
+from multiraft.errors import InvariantViolation
 
 
 cdef packed struct HardStatePayload:
@@ -313,8 +309,6 @@ cdef uint64_t append_proposal(Engine engine, Replica* replica, uint32_t kind, co
     cdef Log* log = &replica.log
     cdef uint32_t offset = <uint32_t>engine.arena.size
     cdef ArenaEntry* entry
-    if engine.arena.size > ARENA_BYTES_MAX:
-        raise Overloaded(f"{engine.arena.size} bytes of proposals wait for the next turn")
     entry = <ArenaEntry*>buffer_room(&engine.arena, sizeof(ArenaEntry) + length + 8)
     entry.next = 0
     entry.length = length
