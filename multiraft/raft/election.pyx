@@ -56,6 +56,8 @@ cdef int hup(Engine engine, Replica* replica, Campaign how) except -1:
     cdef Log* log = &replica.log
     if replica.role == LEADER or not is_promotable(replica):
         return 0
+    if replica.embargo_ticks and how != CAMPAIGN_TRANSFER:
+        return 0                             # a lease may run on our word; the timer never comes so early, a command may
     if log_change_between(log, log.applied_index, log.commit_index):
         return 0
     if how == CAMPAIGN_PRE or (how == CAMPAIGN and engine.options.pre_vote):

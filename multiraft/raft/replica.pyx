@@ -232,6 +232,8 @@ cdef int step_follower(Engine engine, Replica* replica, const Message* message) 
                 f"group {replica.group}: replicas {replica.leader} and {head.from_replica} both lead in term {replica.term}"
             )
         replica.election_elapsed = 0
+        if engine.options.read_mode == READ_LEASE:
+            replica.embargo_ticks = engine.options.election_ticks
         if replica.leader == 0:
             replica.leader = head.from_replica
             engine_mark(engine, replica)

@@ -87,7 +87,9 @@ cdef struct Replica:
     uint32_t election_elapsed       # ticks since we heard of a leader, or as leader since the last check of the quorum
     uint32_t heartbeat_elapsed
     uint32_t election_timeout       # drawn anew with each election
-    uint32_t embargo_ticks          # votes are refused so long after a start (leases may still run on our word)
+    # Votes are refused so long, with leases on: after a start and after each word from a leader, whatever terms and leaders
+    # come and go meanwhile; a lease may run on our answer.
+    uint32_t embargo_ticks
     uint64_t change_index           # as leader: no other membership change before this index is applied
     uint64_t membership_index       # the entry that made the present membership, or the base
     uint64_t uncommitted_bytes      # as leader: proposed and not yet handed out to be applied
