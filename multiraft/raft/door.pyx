@@ -432,9 +432,9 @@ cdef class Replica:
         cdef State* state = self.live()
         cdef Handout* handout
         self._require_owned()
-        while engine.dirty_count:
-            engine.dirty_count -= 1
-            flush(engine, engine.dirty[engine.dirty_count])
+        if engine.dirty_count:
+            engine.dirty_count = 0
+            flush(engine, state)             # it may mark itself again: there is more to apply, in the next ready
         engine.arena.size = 0
         batches = engine.builder.seal(self.sequence + 1, 1)
         self.sequence += len(batches)
