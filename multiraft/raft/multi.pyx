@@ -271,6 +271,7 @@ cdef class MultiRaft:
             door.engine = self.engine
             door.state = self.find(group)
             door.owned = False
+            door.owner = self
             self.doors[group] = door
         return door
 
