@@ -16,7 +16,8 @@ what it wants done. The caller owes, in this order:
 6. **Snapshots.** ``snapshots_wanted`` names members that are too far behind: make a snapshot, send its bytes by other means,
    and call ``send_snapshot``, later ``report_snapshot``. A ``snapshot`` that was offered is received, checked, made durable
    and then reported by ``installed`` - or ``snapshot_failed``.
-7. **Tick.** ``tick(now)`` at a steady pace. Leases are the only thing that looks at ``now``.
+7. **Tick.** ``tick(now)`` at a steady pace. Leases are the only thing that looks at ``now``. A read under a lease needs more:
+   a node passes the time, read after the last read came in, to ``ready(now)``; without it no lease is used.
 
 The whole of it, for one replica over some storage and some network::
 

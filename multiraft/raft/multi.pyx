@@ -540,10 +540,16 @@ cdef class MultiRaft:
                 return True
         return bool(engine.read_states or engine.wanted or engine.snapshots or engine.snapshots_wanted)
 
-    def ready(self):
-        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice."""
+    def ready(self, now_ns=None):
+        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice.
+
+        ``now_ns`` is the time, read after the last read came in: leases are judged by it, and without it none is used. The time
+        of the last tick will not do: a node that was stopped since would read under a lease that is long over (pitfall 37).
+        """
         cdef Engine engine = self.engine
+        self._set_now(now_ns)
         self._flush_dirty()
+        engine.now_known = False
         batches = engine.builder.seal(self.sequence + 1, self.store_id)
         self.sequence += len(batches)
         self._queue_handouts()
@@ -686,15 +692,27 @@ cdef class MultiRaft:
             and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
         )
 
-    def reads_at_once(self, group):
-        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied."""
+    def reads_at_once(self, group, now_ns=None):
+        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied.
+
+        ``now_ns`` is the time, read after the read came; without it no lease counts.
+        """
         cdef Replica* replica = self.find(group)
-        return (
+        self._set_now(now_ns)
+        now = (
             replica != NULL
             and replica.log.applied_index >= replica.log.commit_index
             and committed_in_term(replica)
             and (sole_voter(replica) or holds_lease(self.engine, replica))
         )
+        self.engine.now_known = False
+        return bool(now)
+
+    cdef int _set_now(self, now_ns) except -1:
+        if now_ns is not None:
+            self.engine.now_ns = now_ns
+        self.engine.now_known = now_ns is not None
+        return 0
 
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""

@@ -143,6 +143,7 @@ cdef class Engine:
     cdef BatchBuilder builder
     cdef uint64_t random            # state of the seeded generator
     cdef uint64_t now_ns            # as of the last tick or call that passed it; only leases look at it
+    cdef bint now_known             # it is the time of this very call, so that a lease may be judged by it
     cdef Replica** dirty
     cdef uint32_t dirty_count
     cdef uint32_t dirty_capacity
