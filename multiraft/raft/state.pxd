@@ -55,6 +55,7 @@ cdef struct RoundSent:
 
 cdef enum:
     ROUNDS_KEPT = 4
+    ARENA_BYTES_MAX = 1 << 30       # of proposals between two turns; offsets into the arena are 32 bits wide
 
 
 cdef struct Replica:
@@ -86,7 +87,9 @@ cdef struct Replica:
     uint32_t election_elapsed       # ticks since we heard of a leader, or as leader since the last check of the quorum
     uint32_t heartbeat_elapsed
     uint32_t election_timeout       # drawn anew with each election
-    uint32_t embargo_ticks          # votes are refused so long after a start (leases may still run on our word)
+    # Votes are refused so long, with leases on: after a start and after each word from a leader, whatever terms and leaders
+    # come and go meanwhile; a lease may run on our answer.
+    uint32_t embargo_ticks
     uint64_t change_index           # as leader: no other membership change before this index is applied
     uint64_t membership_index       # the entry that made the present membership, or the base
     uint64_t uncommitted_bytes      # as leader: proposed and not yet handed out to be applied
@@ -140,6 +143,7 @@ cdef class Engine:
     cdef BatchBuilder builder
     cdef uint64_t random            # state of the seeded generator
     cdef uint64_t now_ns            # as of the last tick or call that passed it; only leases look at it
+    cdef bint now_known             # it is the time of this very call, so that a lease may be judged by it
     cdef Replica** dirty
     cdef uint32_t dirty_count
     cdef uint32_t dirty_capacity
