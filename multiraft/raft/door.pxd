@@ -9,6 +9,7 @@ cdef class Replica:
     cdef State* state       # NULL once the replica was removed
     cdef bint owned         # made here, and freed with this object
     cdef uint64_t sequence  # of the newest batch sealed here
+    cdef uint64_t told_commit   # the commit index of the last hard state that was handed out
 
     cdef State* live(self) except NULL
 

@@ -81,7 +81,7 @@ from multiraft.raft.state cimport (
     engine_mark,
     quorum_index,
     seal_proposals,
-    write_hard_state,
+    write_vote,
 )
 
 from multiraft.errors import InvariantViolation, LogCorrupt
@@ -122,7 +122,7 @@ cdef int append_run(Engine engine, Replica* replica, const RunHeader* run, uint6
     cdef uint32_t at
     if first <= log.last_index:
         log_cut(log, first)
-    write_hard_state(engine, replica)        # the term comes before its entries, whatever prefix a crash leaves
+    write_vote(engine, replica)              # the term comes before its entries, whatever prefix a crash leaves
     own = <RunHeader*>engine.builder.begin_run(span, &chunk)
     memcpy(own, run, RUN_HEADER_BYTES)
     memcpy(<char*>own + RUN_HEADER_BYTES, start, span)
@@ -136,6 +136,7 @@ cdef int append_run(Engine engine, Replica* replica, const RunHeader* run, uint6
     engine.builder.end_run(own)
     log_note_term(log, first, run.term)
     log_push_run(log, own, chunk)
+    replica.written_commit = max(replica.written_commit, own.commit)
     replica.handout_due = True
     if run.kind == RUN_MEMBERSHIP:
         for at in range(own.count):
@@ -560,8 +561,7 @@ cdef int flush(Engine engine, Replica* replica) except -1:
     cdef uint32_t at
     replica.dirty = False
     seal_proposals(engine, replica)
-    if replica.term != replica.written_term or replica.vote != replica.written_vote:
-        write_hard_state(engine, replica)
+    write_vote(engine, replica)
     if replica.role == LEADER:
         start_round(engine, replica)
         if replica.heartbeat_due:

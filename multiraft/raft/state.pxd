@@ -67,7 +67,7 @@ cdef struct Replica:
     uint64_t epoch
     # -- what of it was put into a batch last ------------------------------------------------------------------------------
     uint64_t written_term
-    uint64_t written_commit
+    uint64_t written_commit         # by a hard state, or by the header of a run
     uint32_t written_vote
     # -- soft state ----------------------------------------------------------------------------------------------------------
     uint8_t role                    # Role
@@ -191,6 +191,13 @@ cdef uint64_t append_proposal(Engine engine, Replica* replica, uint32_t kind, co
 cdef int seal_proposals(Engine engine, Replica* replica) except -1
 
 cdef int write_hard_state(Engine engine, Replica* replica) except -1               # if it differs from what was written
+
+# The same before entries are written: those carry the commit index themselves, so only a new term or vote needs a record.
+cdef inline int write_vote(Engine engine, Replica* replica) except -1:
+    if replica.term != replica.written_term or replica.vote != replica.written_vote:
+        return write_hard_state(engine, replica)
+    return 0
+
 cdef int become_follower(Engine engine, Replica* replica, uint64_t term, uint32_t leader) except -1
 cdef int enter_term(Engine engine, Replica* replica, uint64_t term) except -1        # the only place that clears a vote
 cdef int fail_reads(Engine engine, Replica* replica) except -1

@@ -364,7 +364,7 @@ cdef int seal_proposals(Engine engine, Replica* replica) except -1:
     cdef char* to
     if left == 0:
         return 0
-    write_hard_state(engine, replica)
+    write_vote(engine, replica)
     log.arena_count = 0                      # from here on the tail speaks for them
     while left:
         entry = <const ArenaEntry*>(engine.arena.data + offset)
@@ -391,6 +391,7 @@ cdef int seal_proposals(Engine engine, Replica* replica) except -1:
         engine.builder.end_run(run)
         log_push_run(log, run, chunk)
         left -= count
+    replica.written_commit = max(replica.written_commit, log.commit_index)
     replica.handout_due = True
     return 0
 
