@@ -160,7 +160,12 @@ cdef class Engine:
     cdef Outbox* outbox_of(self, uint32_t node) except NULL
 
 
-cdef void engine_mark(Engine engine, Replica* replica) except *
+cdef int engine_queue(Engine engine, Replica* replica) except -1
+
+# Queue the replica for the next flush.
+cdef inline int engine_mark(Engine engine, Replica* replica) except -1:      # hot
+    return 0 if replica.dirty else engine_queue(engine, replica)
+
 cdef uint32_t engine_random(Engine engine, uint32_t below) noexcept
 
 cdef Replica* replica_new(Engine engine, uint64_t group, uint32_t id) except NULL

@@ -102,10 +102,8 @@ cdef class Engine:
         return nodes.items[nodes.count - 1]
 
 
-cdef void engine_mark(Engine engine, Replica* replica) except *:
+cdef int engine_queue(Engine engine, Replica* replica) except -1:
     cdef void* grown
-    if replica.dirty:
-        return
     if engine.dirty_count == engine.dirty_capacity:
         grown = realloc(engine.dirty, (engine.dirty_capacity * 2 + 16) * sizeof(Replica*))
         if grown == NULL:
@@ -115,6 +113,7 @@ cdef void engine_mark(Engine engine, Replica* replica) except *:
     engine.dirty[engine.dirty_count] = replica
     engine.dirty_count += 1
     replica.dirty = True
+    return 0
 
 
 cdef uint32_t engine_random(Engine engine, uint32_t below) noexcept:
