@@ -173,7 +173,15 @@ cdef void replica_free(Replica* replica) noexcept
 cdef int replica_set_members(Engine engine, Replica* replica, const Members* members) except -1
 cdef void replica_members(const Replica* replica, Members* out) noexcept
 
-cdef Peer* find_peer(const Replica* replica, uint32_t id) noexcept nogil
+cdef inline Peer* find_peer(const Replica* replica, uint32_t id) noexcept nogil:     # hot
+    cdef Peer* peer = replica.peers
+    cdef Peer* end = peer + replica.peers_count
+    while peer < end:
+        if peer.replica == id:
+            return peer
+        peer += 1
+    return NULL
+
 cdef bint is_voter(const Replica* replica, uint32_t id) noexcept nogil             # in either half
 cdef bint is_joint(const Replica* replica) noexcept nogil
 cdef bint is_promotable(const Replica* replica) noexcept nogil

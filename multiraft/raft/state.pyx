@@ -189,14 +189,6 @@ cdef void replica_members(const Replica* replica, Members* out) noexcept:
         out.items[at].flags = replica.peers[at].flags
 
 
-cdef Peer* find_peer(const Replica* replica, uint32_t id) noexcept nogil:
-    cdef uint32_t at
-    for at in range(replica.peers_count):
-        if replica.peers[at].replica == id:
-            return &replica.peers[at]
-    return NULL
-
-
 cdef bint is_voter(const Replica* replica, uint32_t id) noexcept nogil:
     cdef Peer* peer = find_peer(replica, id)
     return peer != NULL and (peer.flags & (MEMBER_VOTER | MEMBER_OUTGOING)) != 0
