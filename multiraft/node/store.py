@@ -16,10 +16,11 @@ from typing import Any
 
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import BatchError, Closed, InvalidCommand, MultiRaftError
+from multiraft.errors import BatchError, Closed, InvalidCommand, InvariantViolation, MultiRaftError
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.kv import COLD, KeyValueStore
+from multiraft.machine.shards import Cold
 from multiraft.node.operations import (
     Absent,
     Condition,
@@ -35,7 +36,7 @@ from multiraft.node.operations import (
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
 from multiraft.machine.scans import ScanPage
-from multiraft.node.scanning import PAGE_BYTES, PageOf, scan_shards
+from multiraft.node.scanning import PAGE_BYTES, PagesOf, Range, scan_shards
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft
 
@@ -286,28 +287,51 @@ class Store:
         left = limit
         if left is not None and left <= 0:
             return
-        async for pair in scan_shards(self._routing, self._page_of(stale, timeout), low, high, reverse=reverse, limit=limit):
+        async for pair in scan_shards(self._routing, self._pages_of(stale, timeout), low, high, reverse=reverse, limit=limit):
             yield pair
             if left is not None:
                 left -= 1
                 if left == 0:
                     return
 
-    def _page_of(self, stale: bool, timeout: float | None) -> PageOf:
-        """A function that reads one page of a group, confirmed."""
+    def _pages_of(self, stale: bool, timeout: float | None) -> PagesOf:
+        """A function that reads pages of a group, all of them under one confirmation."""
 
-        def page_of(group: int, start: bytes, end: bytes, keys_max: int, reverse: bool) -> Ticket[ScanPage]:
+        def pages_of(group: int, ranges: Sequence[Range], keys_max: int, reverse: bool) -> Ticket[list[ScanPage]]:
             def run(ticket: Ticket[Any]) -> None:
-                page = self._machine.scan_page(group, start, end, keys_max, PAGE_BYTES, reverse)
-                if page is COLD:
-                    done = self._late(ticket, lambda page: page)
-                    self._machine.scan_cold(group, start, end, keys_max, PAGE_BYTES, reverse, done=done)
-                else:
-                    self._waker.settle(ticket, page)
+                self._read_pages(ticket, group, list(ranges), keys_max, reverse, [])
 
             return self._confirmed(group, run, timeout, stale)
 
-        return page_of
+        return pages_of
+
+    def _read_pages(
+        self,
+        ticket: Ticket[Any],
+        group: int,
+        ranges: list[Range],
+        keys_max: int,
+        reverse: bool,
+        pages: list[ScanPage],
+    ) -> None:
+        """Read page after page into ``pages``; from the first that is cold, go on when the reader thread has it."""
+        for start, end in ranges[len(pages) :]:
+            page = self._machine.scan_page(group, start, end, keys_max, PAGE_BYTES, reverse)
+            if isinstance(page, Cold):
+
+                def done(page: ScanPage | None, error: BaseException | None) -> None:
+                    if error is not None or page is None:
+                        self._waker.fail(ticket, error or InvariantViolation("a page came to nothing"))
+                        self._reads.kick()
+                        return
+                    pages.append(page)
+                    self._read_pages(ticket, group, ranges, keys_max, reverse, pages)
+                    self._reads.kick()
+
+                self._machine.scan_cold(group, start, end, keys_max, PAGE_BYTES, reverse, done=done)
+                return
+            pages.append(page)
+        self._waker.settle(ticket, pages)
 
     def close(self) -> None:
         """Refuse every call from here on; the node does this."""
