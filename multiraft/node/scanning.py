@@ -30,13 +30,22 @@ PagesOf = Callable[[int, Sequence[Range], int, bool], Awaitable[list[ScanPage]]]
 
 
 async def scan_shards(
-    routing: Routing, pages_of: PagesOf, low: bytes, high: bytes, *, reverse: bool, limit: int | None
+    routing: Routing,
+    pages_of: PagesOf,
+    low: bytes,
+    high: bytes,
+    *,
+    reverse: bool,
+    limit: int | None,
 ) -> AsyncIterator[Pair]:
     """Keys and values from ``low`` up to ``high`` (b"": the end), in order."""
     ranges = routing.ranges(low, high)
     if routing.hashed:
         shards = [
-            [_Slot(pages_of, shard, slot, routing.space, low, high, reverse) for slot in routing.slots_of(shard)]
+            [
+                _Slot(pages_of, shard, slot, routing.space, low, high, reverse)
+                for slot in routing.slots_of(shard)
+            ]
             for shard, _, _ in ranges
         ]
         async with asyncio.TaskGroup() as group:
@@ -60,7 +69,9 @@ async def _first_pages(pages_of: PagesOf, slots: list[_Slot], reverse: bool) -> 
     """Fill the slots of one shard, many under one confirmation."""
     for at in range(0, len(slots), SLOTS_AT_ONCE):
         some = slots[at : at + SLOTS_AT_ONCE]
-        pages = await pages_of(some[0].group, [slot.range for slot in some], SLOT_PAGE_KEYS, reverse)
+        pages = await pages_of(
+            some[0].group, [slot.range for slot in some], SLOT_PAGE_KEYS, reverse
+        )
         for slot, page in zip(some, pages, strict=True):
             slot.take(page)
 
@@ -71,7 +82,14 @@ class _Slot:
     __slots__ = ("_end", "_pages_of", "_resume", "_reverse", "_start", "group", "page")
 
     def __init__(
-        self, pages_of: PagesOf, shard: ShardRecord, slot: int, space: int, low: bytes, high: bytes, reverse: bool
+        self,
+        pages_of: PagesOf,
+        shard: ShardRecord,
+        slot: int,
+        space: int,
+        low: bytes,
+        high: bytes,
+        reverse: bool,
     ) -> None:
         prefix = space.to_bytes(2, "big") + slot.to_bytes(2, "big")
         after = (int.from_bytes(prefix, "big") + 1).to_bytes(4, "big")
