@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transport_helpers import (
+from tests.unit.transport.harness import (
+    Arun,
     FAST,
-    LOOPS,
     Cluster,
     Raw,
     Recorder,
@@ -23,7 +23,6 @@ from transport_helpers import (
     hello_of,
     make_frame,
     poll,
-    run,
     seal,
 )
 
@@ -48,10 +47,8 @@ from multiraft.transport.bulk import BulkMessage, Op, Status, decode_bulk, encod
 from multiraft.transport.files import IncomingFile
 from multiraft.transport.hello import Purpose, Step, encode_hello
 from multiraft.transport.throttle import Throttle
+from multiraft.worker import InlineWorker
 
-pytestmark = [LOOPS, pytest.mark.filterwarnings("error")]
-
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 SMALL_CHUNKS = replace(FAST, chunk_bytes=16 * 1024, file_bytes_per_s=2**40)
 
 
@@ -78,7 +75,7 @@ def make_file(tmp_path: Path, size: int, seed: int = 1) -> tuple[str, bytes]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 16 * 1024, 16 * 1024 + 1, 3_000_000])
-def test_a_file_arrives_whole(loop_factory: LoopFactory, tmp_path: Path, size: int) -> None:
+def test_a_file_arrives_whole(arun: Arun, tmp_path: Path, size: int) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, _, two, directory):
             path, data = make_file(tmp_path, size)
@@ -90,11 +87,11 @@ def test_a_file_arrives_whole(loop_factory: LoopFactory, tmp_path: Path, size: i
             assert meta == FileMeta(size, crc32c(data), b"group 5 at index 9")
             assert sorted(item.name for item in directory.iterdir()) == [Path(received).name]
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_file_and_directory_are_synced_before_anybody_is_told(
-    loop_factory: LoopFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arun: Arun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """p21: order of the calls: data synced, renamed, directory synced, told."""
     calls: list[str] = []
@@ -125,10 +122,10 @@ def test_file_and_directory_are_synced_before_anybody_is_told(
             await nodes.transports[1].send_file(NodeId(2), 1, path)
             assert calls == ["sync file", "rename", "sync directory", "told"]
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_p59_damage_in_the_middle_is_sent_again(loop_factory: LoopFactory, tmp_path: Path) -> None:
+def test_p59_damage_in_the_middle_is_sent_again(arun: Arun, tmp_path: Path) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, one, two, _):
             relay = Relay(nodes.addresses[2])
@@ -152,11 +149,11 @@ def test_p59_damage_in_the_middle_is_sent_again(loop_factory: LoopFactory, tmp_p
             assert one.story == [("up", 2)]  # the link saw nothing of it
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_p59_damage_that_stays_is_an_error_of_the_sender(
-    loop_factory: LoopFactory, tmp_path: Path
+    arun: Arun, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, _, two, directory):
@@ -174,11 +171,11 @@ def test_p59_damage_that_stays_is_an_error_of_the_sender(
             assert [item for item in directory.iterdir() if item.suffix == ".file"] == []
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_p59_a_file_that_does_not_match_its_whole_checksum_begins_anew(
-    loop_factory: LoopFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arun: Arun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage that no chunk's checksum sees, as by a disk: found at the end, sent again from the start, once."""
 
@@ -205,11 +202,11 @@ def test_p59_a_file_that_does_not_match_its_whole_checksum_begins_anew(
                 await nodes.transports[1].send_file(NodeId(2), 2, path)
             assert len(two.files) == 1
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_broken_connection_goes_on_where_it_was(
-    loop_factory: LoopFactory, tmp_path: Path
+    arun: Arun, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, _, two, _):
@@ -232,11 +229,11 @@ def test_a_broken_connection_goes_on_where_it_was(
             assert Path(two.files[0][2]).read_bytes() == data
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_connection_that_always_breaks_is_given_up(
-    loop_factory: LoopFactory, tmp_path: Path
+    arun: Arun, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, _, two, _):
@@ -255,11 +252,11 @@ def test_a_connection_that_always_breaks_is_given_up(
             assert two.files == []
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_stalled_receiver_is_given_up_after_the_idle_time(
-    loop_factory: LoopFactory, tmp_path: Path
+    arun: Arun, tmp_path: Path
 ) -> None:
     async def main() -> None:
         options = replace(SMALL_CHUNKS, file_idle_s=0.2, file_tries_max=1)
@@ -282,10 +279,10 @@ def test_a_stalled_receiver_is_given_up_after_the_idle_time(
             await relay.close()
             assert two.files == []
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_p77_a_file_does_not_hold_up_frames(loop_factory: LoopFactory, tmp_path: Path) -> None:
+def test_p77_a_file_does_not_hold_up_frames(arun: Arun, tmp_path: Path) -> None:
     async def main() -> None:
         options = replace(FAST, file_bytes_per_s=100_000_000)
         async with bulk_pair(tmp_path, options) as (nodes, one, two, _):
@@ -307,10 +304,10 @@ def test_p77_a_file_does_not_hold_up_frames(loop_factory: LoopFactory, tmp_path:
             assert rounds > 10
             assert worst < 0.25  # a whole election timeout is four times that
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_the_rate_is_kept(loop_factory: LoopFactory, tmp_path: Path) -> None:
+def test_the_rate_is_kept(arun: Arun, tmp_path: Path) -> None:
     async def main() -> None:
         options = replace(SMALL_CHUNKS, file_bytes_per_s=2_000_000)
         async with bulk_pair(tmp_path, options) as (nodes, _, _two, _directory):
@@ -320,10 +317,10 @@ def test_the_rate_is_kept(loop_factory: LoopFactory, tmp_path: Path) -> None:
             await nodes.transports[1].send_file(NodeId(2), 1, path)
             assert 0.25 < loop.time() - begin < 3
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_throttle_saves_up_no_more_than_its_burst(loop_factory: LoopFactory) -> None:
+def test_a_throttle_saves_up_no_more_than_its_burst(arun: Arun) -> None:
     async def main() -> None:
         throttle = Throttle(100_000, burst_s=0.1)
         loop = asyncio.get_running_loop()
@@ -334,13 +331,13 @@ def test_a_throttle_saves_up_no_more_than_its_burst(loop_factory: LoopFactory) -
         # The first is covered by what was saved up; each of the others waits for the one before it.
         assert 0.18 < loop.time() - begin < 1
 
-    run(loop_factory, main())
+    arun(main())
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_receiver_refuses(loop_factory: LoopFactory, tmp_path: Path) -> None:
+def test_what_a_receiver_refuses(arun: Arun, tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster(replace(SMALL_CHUNKS, file_bytes_max=1000)) as nodes:
             one, two, three = Recorder(1), Recorder(2), Recorder(3)
@@ -373,10 +370,10 @@ def test_what_a_receiver_refuses(loop_factory: LoopFactory, tmp_path: Path) -> N
             await sender.send_file(NodeId(2), 1, small)
             assert len(two.files) == 1
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_busy_receiver_says_so(loop_factory: LoopFactory, tmp_path: Path) -> None:
+def test_a_busy_receiver_says_so(arun: Arun, tmp_path: Path) -> None:
     async def main() -> None:
         async with bulk_pair(
             tmp_path, replace(SMALL_CHUNKS, incoming_max=1, file_bytes_per_s=50_000)
@@ -397,11 +394,11 @@ def test_a_busy_receiver_says_so(loop_factory: LoopFactory, tmp_path: Path) -> N
             await poll(lambda: not nodes.transports[2]._inbox._arrivals, "no arrival")
             assert two.files == []
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(
-    loop_factory: LoopFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arun: Arun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, _, two, directory):
@@ -421,11 +418,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(
             await nodes.transports[1].send_file(NodeId(2), 1, path)
             assert len(two.files) == 1
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_file_that_changes_while_it_is_sent_is_an_error(
-    loop_factory: LoopFactory, tmp_path: Path
+    arun: Arun, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path, replace(SMALL_CHUNKS, file_bytes_per_s=1_000_000)) as (
@@ -442,11 +439,11 @@ def test_a_file_that_changes_while_it_is_sent_is_an_error(
                 await sending
             assert two.files == []
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_unfinished_files_of_an_earlier_life_are_removed(
-    loop_factory: LoopFactory, tmp_path: Path
+    arun: Arun, tmp_path: Path
 ) -> None:
     async def main() -> None:
         directory = tmp_path / "incoming"
@@ -460,11 +457,11 @@ def test_unfinished_files_of_an_earlier_life_are_removed(
             names = sorted(item.name for item in directory.iterdir())
             assert names == ["incoming-1-0000000000000001.file", "incoming-1-0000000000000002.file"]
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_many_files_at_once_and_the_bounds_on_them(
-    loop_factory: LoopFactory, tmp_path: Path
+    arun: Arun, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, _, two, _):
@@ -494,12 +491,12 @@ def test_many_files_at_once_and_the_bounds_on_them(
                 assert Path(path).read_bytes() == sent[transfer][1]
             assert len(two.files) == 10
 
-    run(loop_factory, main())
+    arun(main())
 
 
 @pytest.mark.parametrize("closing", [1, 2])
 def test_close_in_the_middle_of_a_file(
-    loop_factory: LoopFactory, tmp_path: Path, closing: int
+    arun: Arun, tmp_path: Path, closing: int
 ) -> None:
     async def main() -> None:
         options = replace(SMALL_CHUNKS, file_bytes_per_s=1_000_000)
@@ -518,7 +515,7 @@ def test_close_in_the_middle_of_a_file(
                 assert list(directory.iterdir()) == []
             assert two.files == []
 
-    run(loop_factory, main())
+    arun(main())
 
 
 # -- a hostile sender --------------------------------------------------------------------------------------------------------
@@ -584,7 +581,7 @@ def say(message: BulkMessage, sequence: int) -> bytes:
     ],
 )
 def test_p82_a_sender_that_breaks_the_rules_loses_its_connection(
-    loop_factory: LoopFactory, tmp_path: Path, messages: list[BulkMessage | None]
+    arun: Arun, tmp_path: Path, messages: list[BulkMessage | None]
 ) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path) as (nodes, one, two, directory):
@@ -608,10 +605,10 @@ def test_p82_a_sender_that_breaks_the_rules_loses_its_connection(
             await nodes.transports[1].send_file(NodeId(2), 1, path)
             assert Path(two.files[0][2]).read_bytes() == data
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_broken_off_files_are_few(loop_factory: LoopFactory, tmp_path: Path) -> None:
+def test_broken_off_files_are_few(arun: Arun, tmp_path: Path) -> None:
     """A sender that begins one file after another and finishes none fills neither disk nor table."""
 
     async def main() -> None:
@@ -629,10 +626,10 @@ def test_broken_off_files_are_few(loop_factory: LoopFactory, tmp_path: Path) -> 
             assert len(nodes.transports[2]._inbox._files) <= limit
             await poll(lambda: len(list(directory.iterdir())) <= limit, "few files")
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_bulk_messages_survive_encoding(loop_factory: LoopFactory) -> None:
+def test_bulk_messages_survive_encoding() -> None:
     for message in (
         BulkMessage(Op.BEGIN, 2**64 - 1, total=2**40, crc=2**32 - 1, data=b"note"),
         BulkMessage(Op.DONE, 1, status=Status.NO_SPACE, data=b"full"),
@@ -645,3 +642,61 @@ def test_bulk_messages_survive_encoding(loop_factory: LoopFactory) -> None:
         decode_bulk(memoryview(encode_bulk(BulkMessage(Op.CHUNK, 3, data=b"abc")))[:-1])
     with pytest.raises(PeerProtocolError):
         decode_bulk(memoryview(encode_bulk(BulkMessage(9, 3))))  # type: ignore[arg-type]
+
+
+class HeldJobs:
+    """A worker that begins nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self._waiting: list[
+            tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]
+        ] = []
+        self._inline = InlineWorker()
+
+    def submit(
+        self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        self._waiting.append((job, done))
+        if not self.held:
+            self.release()
+
+    def release(self) -> None:
+        self.held = False
+        waiting, self._waiting = self._waiting, []
+        for job, done in waiting:
+            self._inline.submit(job, done)
+
+    def close(self) -> None:
+        self.release()
+
+
+def test_a_slow_disk_makes_the_sender_wait_and_bounds_memory(
+    arun: Arun, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with cluster(replace(SMALL_CHUNKS, chunk_bytes=512 * 1024)) as nodes:
+            one, two, jobs = Recorder(1), Recorder(2), HeldJobs()
+            await nodes.add(one)
+            await nodes.add(two, directory=str(tmp_path / "incoming"), jobs=jobs)
+            nodes.join(1, 2)
+            path, data = make_file(tmp_path, 40_000_000)
+            sending = asyncio.ensure_future(nodes.transports[1].send_file(NodeId(2), 1, path))
+            await poll(lambda: bool(nodes.transports[2]._inbox._files), "a file that arrives")
+            arrival = next(iter(nodes.transports[2]._inbox._arrivals.values()))
+            await poll(lambda: arrival._moved >= 3, "chunks")
+            jobs.held = True
+            await poll(
+                lambda: arrival._waiting_bytes > 4 * 1024 * 1024, "chunks that wait for the disk"
+            )
+            moved = -1
+            while moved != arrival._moved:  # until nothing comes any more
+                moved = arrival._moved
+                await asyncio.sleep(0.05)
+            assert arrival._waiting_bytes < 6 * 1024 * 1024
+            assert not sending.done()
+            jobs.release()
+            await sending
+            assert Path(two.files[0][2]).read_bytes() == data
+
+    arun(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from transport_helpers import hello_of, seal
+from tests.unit.transport.harness import hello_of, seal
 
 from multiraft._core import FrameKind
 from multiraft.errors import (

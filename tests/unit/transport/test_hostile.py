@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from transport_helpers import (
+from tests.unit.transport.harness import (
+    Arun,
     FAST,
-    LOOPS,
     Raw,
     Recorder,
     cluster,
@@ -21,7 +21,6 @@ from transport_helpers import (
     make_frame,
     pair,
     poll,
-    run,
     seal,
 )
 
@@ -38,9 +37,6 @@ from multiraft.transport.hello import (
     encode_hello,
 )
 
-pytestmark = [LOOPS, pytest.mark.filterwarnings("error")]
-
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 STRANGER = 9
 
 
@@ -123,7 +119,7 @@ def malformed(chance: random.Random) -> bytes:
 
 
 def test_p82_thousands_of_malformed_connections_cost_themselves_only(
-    loop_factory: LoopFactory,
+    arun: Arun,
 ) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
@@ -151,7 +147,7 @@ def test_p82_thousands_of_malformed_connections_cost_themselves_only(
             after_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             assert after_kib - before_kib < 64 * 1024
 
-    run(loop_factory, main())
+    arun(main())
 
 
 async def attack(raw: Raw, data: bytes) -> None:
@@ -161,7 +157,7 @@ async def attack(raw: Raw, data: bytes) -> None:
         return
 
 
-def test_p82_malformed_frames_after_the_hello(loop_factory: LoopFactory) -> None:
+def test_p82_malformed_frames_after_the_hello(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
             chance = random.Random(83)
@@ -212,7 +208,7 @@ def test_p82_malformed_frames_after_the_hello(loop_factory: LoopFactory) -> None
             assert all(node == 2 for node, _ in one.frames)
             assert two.story == [("up", 1)]
 
-    run(loop_factory, main())
+    arun(main())
 
 
 @pytest.mark.parametrize(
@@ -235,7 +231,7 @@ def test_p82_malformed_frames_after_the_hello(loop_factory: LoopFactory) -> None
     ids=["not an offer", "for another node", "cluster", "format", "takes no files"],
 )
 def test_a_refused_offer_is_answered_with_the_reason(
-    loop_factory: LoopFactory, begin: Callable[[], bytes], farewell: Farewell
+    arun: Arun, begin: Callable[[], bytes], farewell: Farewell
 ) -> None:
     async def main() -> None:
         async with cluster() as nodes:
@@ -251,10 +247,10 @@ def test_a_refused_offer_is_answered_with_the_reason(
                 assert reason
             raw.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_slow_loris_is_ended_by_the_deadline_however_it_drips(loop_factory: LoopFactory) -> None:
+def test_a_slow_loris_is_ended_by_the_deadline_however_it_drips(arun: Arun) -> None:
     async def main() -> None:
         async with cluster(replace(FAST, hello_timeout_s=0.4)) as nodes:
             await nodes.add(Recorder(1))
@@ -272,10 +268,10 @@ def test_a_slow_loris_is_ended_by_the_deadline_however_it_drips(loop_factory: Lo
             assert nodes.transports[1]._listener.strangers_count == 0
             raw.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_strangers_are_bounded_and_cannot_keep_a_node_out(loop_factory: LoopFactory) -> None:
+def test_strangers_are_bounded_and_cannot_keep_a_node_out(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -293,10 +289,10 @@ def test_strangers_are_bounded_and_cannot_keep_a_node_out(loop_factory: LoopFact
                 raw.close()
             await poll(lambda: transport._listener.strangers_count == 0, "no strangers")
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_dialled_stranger_is_bounded_too(loop_factory: LoopFactory) -> None:
+def test_a_dialled_stranger_is_bounded_too(arun: Arun) -> None:
     """A node that dials an address where something else listens: garbage, silence, a flood."""
 
     async def main() -> None:
@@ -338,10 +334,10 @@ def test_a_dialled_stranger_is_bounded_too(loop_factory: LoopFactory) -> None:
             await server.wait_closed()
             await asyncio.sleep(0.01)
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_flood_after_a_goodbye_is_forgotten(loop_factory: LoopFactory) -> None:
+def test_a_flood_after_a_goodbye_is_forgotten(arun: Arun) -> None:
     """A refused sender that goes on sending is neither stored nor waited for."""
 
     async def main() -> None:
@@ -360,19 +356,14 @@ def test_a_flood_after_a_goodbye_is_forgotten(loop_factory: LoopFactory) -> None
             await poll(lambda: transport._listener.strangers_count == 0, "no stranger")
             raw.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_bug_of_the_node_ends_that_link_and_reaches_the_handler(
-    loop_factory: LoopFactory,
+    arun: Arun,
 ) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
-            troubles: list[dict[str, Any]] = []
-            asyncio.get_running_loop().set_exception_handler(
-                lambda _, context: troubles.append(context)
-            )
-
             def fail(node: int, view: memoryview) -> None:
                 raise ZeroDivisionError("a bug")
 
@@ -382,12 +373,13 @@ def test_a_bug_of_the_node_ends_that_link_and_reaches_the_handler(
             one.on_frame = lambda node, view: None
             await one.until_up(2)
             await two.until_up(1)
-            assert [type(context["exception"]) for context in troubles] == [ZeroDivisionError]
+            assert [type(context["exception"]) for context in loop_problems] == [ZeroDivisionError]
+            loop_problems.clear()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_running_out_of_descriptors_pauses_accepting_and_heals(loop_factory: LoopFactory) -> None:
+def test_running_out_of_descriptors_pauses_accepting_and_heals(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -407,4 +399,4 @@ def test_running_out_of_descriptors_pauses_accepting_and_heals(loop_factory: Loo
             await one.until_up(2)
             raw.close()
 
-    run(loop_factory, main())
+    arun(main())

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from transport_helpers import (
+from tests.unit.transport.harness import (
+    Arun,
     FAST,
-    LOOPS,
+    Impostor,
     Raw,
     Recorder,
     Relay,
@@ -23,7 +24,6 @@ from transport_helpers import (
     make_frame,
     pair,
     poll,
-    run,
     seal,
 )
 
@@ -50,12 +50,9 @@ from multiraft.transport.hello import (
 from multiraft.transport.options import TransportOptions
 from multiraft.transport.transport import LoopTransport
 
-pytestmark = [LOOPS, pytest.mark.filterwarnings("error")]
-
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
-def test_frames_go_both_ways_in_order(loop_factory: LoopFactory) -> None:
+def test_frames_go_both_ways_in_order(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
             chance = random.Random(3)
@@ -71,10 +68,10 @@ def test_frames_go_both_ways_in_order(loop_factory: LoopFactory) -> None:
             assert one.payloads() == sent[2]
             assert {node for node, _ in two.frames} == {1}
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_many_small_frames_in_one_turn(loop_factory: LoopFactory) -> None:
+def test_many_small_frames_in_one_turn(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, _, two):
             for number in range(5000):
@@ -82,12 +79,12 @@ def test_many_small_frames_in_one_turn(loop_factory: LoopFactory) -> None:
             await two.until(lambda: len(two.frames) == 5000, "all frames")
             assert two.payloads() == [b"%d" % number for number in range(5000)]
 
-    run(loop_factory, main())
+    arun(main())
 
 
 @pytest.mark.parametrize("dialler", [1, 2])
 def test_it_is_enough_when_one_side_knows_the_address(
-    loop_factory: LoopFactory, dialler: int
+    arun: Arun, dialler: int
 ) -> None:
     async def main() -> None:
         async with cluster() as nodes:
@@ -103,10 +100,10 @@ def test_it_is_enough_when_one_side_knows_the_address(
             assert [hello.node for hello in one.admitted] == [2]
             assert [hello.node for hello in two.admitted] == [1]
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_simultaneous_dials_leave_one_link(loop_factory: LoopFactory) -> None:
+def test_simultaneous_dials_leave_one_link(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             recorders = [Recorder(node) for node in (1, 2, 3, 4, 5)]
@@ -130,11 +127,89 @@ def test_simultaneous_dials_leave_one_link(loop_factory: LoopFactory) -> None:
             connections = [len(t._host.connections) for t in nodes.transports.values()]
             assert connections == [4] * 5
 
-    run(loop_factory, main())
+    arun(main())
+
+
+def test_crossed_dials_the_lower_id_keeps_its_own(arun: Arun) -> None:
+    async def main() -> None:
+        async with cluster() as nodes:
+            one, two = Recorder(1), Impostor()
+            await nodes.add(one)
+            await two.open()
+            nodes.transports[1].set_address(NodeId(2), two.address)
+            theirs = await two.dialled.get()
+            assert decode_hello(memoryview(await theirs.frame())).step is Step.OFFER
+            ours = await Raw.dial(nodes.addresses[1])
+            await ours.say(offer(epoch=2))
+            assert decode_goodbye(memoryview(await ours.frame()))[0] is Farewell.CROSSED
+            await theirs.say(offer(epoch=1, step=Step.ANSWER))
+            assert decode_hello(memoryview(await theirs.frame())).step is Step.CONFIRM
+            await one.until_up(2)
+            assert one.refusals == []
+            theirs.close()
+            ours.close()
+            await two.close()
+
+    arun(main())
+
+
+def test_crossed_dials_the_higher_id_gives_its_own_up(arun: Arun) -> None:
+    async def main() -> None:
+        async with cluster() as nodes:
+            three, two = Recorder(3), Impostor()
+            await nodes.add(three)
+            await two.open()
+            nodes.transports[3].set_address(NodeId(2), two.address)
+            theirs = await two.dialled.get()
+            assert decode_hello(memoryview(await theirs.frame())).step is Step.OFFER
+            ours = await Raw.dial(nodes.addresses[3])
+            await ours.say(offer(epoch=1, target=3))
+            assert decode_hello(memoryview(await ours.frame())).step is Step.ANSWER
+            assert await theirs.rest() == b""
+            await ours.say(offer(epoch=1, step=Step.CONFIRM, sequence=2, target=3))
+            await three.until_up(2)
+            assert two.dialled.empty()
+            assert three.story == [("up", 2)]
+            assert three.refusals == []
+            theirs.close()
+            ours.close()
+            await two.close()
+
+    arun(main())
+
+
+def test_an_accepted_offer_ends_a_dial_that_gets_no_connection(arun: Arun) -> None:
+    """Node 1 is still connecting to a dead address when node 2 dials it: whatever the ids, the offer is taken."""
+
+    async def main() -> None:
+        full = socket.socket()
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = []
+        for _ in range(4):  # the kernel answers no further dial of this socket
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+            fillers.append(filler)
+        async with cluster() as nodes:
+            one, two = Recorder(1), Recorder(2)
+            await nodes.add(one)
+            await nodes.add(two)
+            nodes.transports[1].set_address(NodeId(2), f"127.0.0.1:{full.getsockname()[1]}")
+            link = nodes.transports[1]._links.link(NodeId(2))
+            await poll(lambda: link.dialling is not None, "a dial")
+            nodes.join(2, 1)
+            await one.until_up(2)
+            await poll(lambda: link.dialling is None, "the end of the dial")
+            assert one.story == [("up", 2)] and two.story == [("up", 1)]
+        for sock in (full, *fillers):
+            sock.close()
+
+    arun(main())
 
 
 def test_link_epochs_rise_with_every_connection_and_over_restarts(
-    loop_factory: LoopFactory,
+    arun: Arun,
 ) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, _two):
@@ -151,10 +226,10 @@ def test_link_epochs_rise_with_every_connection_and_over_restarts(
             await again.until_up(2)
             assert again.epochs[0] > max(one.epochs)
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_restarted_peer_is_dialled_again(loop_factory: LoopFactory) -> None:
+def test_a_restarted_peer_is_dialled_again(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -175,10 +250,10 @@ def test_a_restarted_peer_is_dialled_again(loop_factory: LoopFactory) -> None:
                 await two.until(lambda: len(two.frames) == 1, "frame")  # noqa: B023
             assert one.admitted[-1].boot_count == 4
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_restarted_peer_replaces_a_link_that_looks_alive(loop_factory: LoopFactory) -> None:
+def test_a_restarted_peer_replaces_a_link_that_looks_alive(arun: Arun) -> None:
     """Half-open: node 2 died without a word, its relay keeps the connection; the next life takes its place."""
 
     async def main() -> None:
@@ -204,10 +279,10 @@ def test_a_restarted_peer_replaces_a_link_that_looks_alive(loop_factory: LoopFac
             await relay.close()
             assert one.up(2)
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_an_offer_that_was_overtaken_is_refused_as_stale(loop_factory: LoopFactory) -> None:
+def test_an_offer_that_was_overtaken_is_refused_as_stale(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one = Recorder(1)
@@ -226,10 +301,10 @@ def test_an_offer_that_was_overtaken_is_refused_as_stale(loop_factory: LoopFacto
             for raw in (newer, older, newest):
                 raw.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_nothing_stands_before_the_confirmation(loop_factory: LoopFactory) -> None:
+def test_nothing_stands_before_the_confirmation(arun: Arun) -> None:
     async def main() -> None:
         async with cluster(replace(FAST, hello_timeout_s=0.3)) as nodes:
             one = Recorder(1)
@@ -249,18 +324,24 @@ def test_nothing_stands_before_the_confirmation(loop_factory: LoopFactory) -> No
             silent.close()
             quiet.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def offer(
-    epoch: int, *, step: Step = Step.OFFER, sequence: int = 1, node: int = 2, **changes: Any
+    epoch: int,
+    *,
+    step: Step = Step.OFFER,
+    sequence: int = 1,
+    node: int = 2,
+    target: int = 1,
+    **changes: Any,
 ) -> bytes:
     hello = hello_of(node, **changes)
     names = {"cluster": hello.cluster_id, "store": hello.store_id}
     return seal(
         encode_hello(hello, step, Purpose.LINK),
         source=node,
-        target=1,
+        target=target,
         epoch=epoch,
         sequence=sequence,
         **names,
@@ -292,7 +373,7 @@ def refused_by(kind: type[MultiRaftError]) -> Callable[[Hello], MultiRaftError |
 )
 @pytest.mark.parametrize("dialler", [1, 2])
 def test_p84_a_refusal_is_told_clearly_on_both_sides(
-    loop_factory: LoopFactory,
+    arun: Arun,
     change: dict[str, Any],
     refuser: type[MultiRaftError] | None,
     expected: type[MultiRaftError],
@@ -319,10 +400,10 @@ def test_p84_a_refusal_is_told_clearly_on_both_sides(
                 or told[1].removeprefix("the other side refused: ") in told[0]
             )
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_an_unknown_cluster_is_welcome_to_the_transport(loop_factory: LoopFactory) -> None:
+def test_an_unknown_cluster_is_welcome_to_the_transport(arun: Arun) -> None:
     """While bootstrapping a node does not know its cluster yet; whether that is right, admit judges."""
 
     async def main() -> None:
@@ -335,10 +416,10 @@ def test_an_unknown_cluster_is_welcome_to_the_transport(loop_factory: LoopFactor
             assert nodes.transports[2].send(NodeId(1), make_frame(b"hello"))
             await one.until(lambda: one.payloads() == [b"hello"], "frame")
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_an_address_that_leads_to_another_node_or_to_ourselves(loop_factory: LoopFactory) -> None:
+def test_an_address_that_leads_to_another_node_or_to_ourselves(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -354,10 +435,10 @@ def test_an_address_that_leads_to_another_node_or_to_ourselves(loop_factory: Loo
             )
             assert one.story == two.story == []
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_refusals_do_not_become_a_storm(loop_factory: LoopFactory) -> None:
+def test_refusals_do_not_become_a_storm(arun: Arun) -> None:
     async def main() -> None:
         options = replace(FAST, backoff_min_s=0.05, backoff_max_s=0.4)
         async with cluster(options) as nodes:
@@ -372,13 +453,13 @@ def test_refusals_do_not_become_a_storm(loop_factory: LoopFactory) -> None:
             # Each wait is at least half of 50, 100 and 200 ms.
             assert loop.time() - begin >= 0.17
 
-    run(loop_factory, main())
+    arun(main())
 
 
 # -- queues --------------------------------------------------------------------------------------------------------------
 
 
-def test_p98_a_full_queue_says_false_and_writes_nothing_partial(loop_factory: LoopFactory) -> None:
+def test_p98_a_full_queue_says_false_and_writes_nothing_partial(arun: Arun) -> None:
     """The other side stops reading, as under SIGSTOP. Memory stays bounded, and what was taken arrives whole."""
 
     async def main() -> None:
@@ -419,21 +500,21 @@ def test_p98_a_full_queue_says_false_and_writes_nothing_partial(loop_factory: Lo
             await two.until(lambda: two.payloads()[-1] == b"again", "frame")
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_frame_larger_than_the_queue_is_taken_when_nothing_waits(
-    loop_factory: LoopFactory,
+    arun: Arun,
 ) -> None:
     async def main() -> None:
         async with pair(replace(FAST, queue_bytes_max=1000)) as (nodes, _, two):
             assert nodes.transports[1].send(NodeId(2), make_frame(bytes(8_000_000)))
             await two.until(lambda: two.received_count == 1, "frame")
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_stopped_peer_is_dropped_and_comes_back(loop_factory: LoopFactory) -> None:
+def test_a_stopped_peer_is_dropped_and_comes_back(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -456,10 +537,10 @@ def test_a_stopped_peer_is_dropped_and_comes_back(loop_factory: LoopFactory) -> 
             await poll(lambda: two.up(1) and sender.connected(NodeId(2)), "link")
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_p83_frames_of_a_lost_link_are_lost_whole(loop_factory: LoopFactory) -> None:
+def test_p83_frames_of_a_lost_link_are_lost_whole(arun: Arun) -> None:
     """Whatever the moment of the cut: an exact prefix of each link's frames arrives, once, in order."""
 
     async def main() -> None:
@@ -495,10 +576,10 @@ def test_p83_frames_of_a_lost_link_are_lost_whole(loop_factory: LoopFactory) -> 
                 assert payloads == sent[epoch][: len(payloads)]
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_damage_on_the_wire_costs_the_link_and_it_comes_back(loop_factory: LoopFactory) -> None:
+def test_damage_on_the_wire_costs_the_link_and_it_comes_back(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -526,22 +607,22 @@ def test_damage_on_the_wire_costs_the_link_and_it_comes_back(loop_factory: LoopF
             assert two.frames == []
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_frame_over_the_limit_is_our_own_mistake(loop_factory: LoopFactory) -> None:
+def test_a_frame_over_the_limit_is_our_own_mistake(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, _, _two):
             with pytest.raises(InvariantViolation):
                 nodes.transports[1].send(NodeId(2), make_frame(bytes(32 * 1024 * 1024)))
 
-    run(loop_factory, main())
+    arun(main())
 
 
 # -- listening, addresses, closing -----------------------------------------------------------------------------------------
 
 
-def test_an_address_in_use_is_a_plain_os_error(loop_factory: LoopFactory) -> None:
+def test_an_address_in_use_is_a_plain_os_error(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             await nodes.add(Recorder(1))
@@ -551,12 +632,12 @@ def test_an_address_in_use_is_a_plain_os_error(loop_factory: LoopFactory) -> Non
             assert caught.value.errno == errno.EADDRINUSE
             await second.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
 def test_listening_beyond_loopback_needs_tls_or_insecure(
-    loop_factory: LoopFactory, address: str
+    arun: Arun, address: str
 ) -> None:
     async def main() -> None:
         transport = LoopTransport(NodeId(1), Recorder(1), generator=random.Random(1))
@@ -571,14 +652,14 @@ def test_listening_beyond_loopback_needs_tls_or_insecure(
             assert bound.startswith("0.0.0.0:") and not bound.endswith(":0")
             await trusting.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
 @pytest.mark.parametrize(
     "address", ["", "7000", "host", "host:", ":7000", "host:70000", "::1:7000", "h:-1", "a..b:1"]
 )
 def test_an_address_that_cannot_work_is_a_config_error(
-    loop_factory: LoopFactory, address: str
+    arun: Arun, address: str
 ) -> None:
     async def main() -> None:
         transport = LoopTransport(NodeId(1), Recorder(1), generator=random.Random(1))
@@ -588,10 +669,10 @@ def test_an_address_that_cannot_work_is_a_config_error(
             transport.set_address(NodeId(2), address)
         await transport.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_localhost_and_ipv6_addresses_work(loop_factory: LoopFactory) -> None:
+def test_localhost_and_ipv6_addresses_work(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -602,7 +683,7 @@ def test_localhost_and_ipv6_addresses_work(loop_factory: LoopFactory) -> None:
             nodes.join(1, 2)
             await one.until_up(2)
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def ipv6_works() -> bool:
@@ -614,7 +695,7 @@ def ipv6_works() -> bool:
     return True
 
 
-def test_a_changed_address_is_dialled_without_waiting(loop_factory: LoopFactory) -> None:
+def test_a_changed_address_is_dialled_without_waiting(arun: Arun) -> None:
     async def main() -> None:
         slow = TransportOptions(backoff_min_s=30, backoff_max_s=60)
         async with cluster(slow) as nodes:
@@ -630,10 +711,10 @@ def test_a_changed_address_is_dialled_without_waiting(loop_factory: LoopFactory)
             nodes.join(1, 2)
             await one.until_up(2)
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_remove_ends_the_link_and_the_dialling(loop_factory: LoopFactory) -> None:
+def test_remove_ends_the_link_and_the_dialling(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -650,10 +731,10 @@ def test_remove_ends_the_link_and_the_dialling(loop_factory: LoopFactory) -> Non
             await poll(lambda: not len(nodes.transports[1]._tasks), "no task")
             assert not nodes.transports[1].send(NodeId(2), make_frame(b"x"))
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_close_is_idempotent_says_goodbye_and_leaves_nothing(loop_factory: LoopFactory) -> None:
+def test_close_is_idempotent_says_goodbye_and_leaves_nothing(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
             transport = nodes.transports[1]
@@ -671,10 +752,10 @@ def test_close_is_idempotent_says_goodbye_and_leaves_nothing(loop_factory: LoopF
             with pytest.raises(Closed):
                 await transport.send_file(NodeId(2), 1, "/nonexistent")
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_close_does_not_wait_for_a_peer_that_reads_nothing(loop_factory: LoopFactory) -> None:
+def test_close_does_not_wait_for_a_peer_that_reads_nothing(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -692,10 +773,10 @@ def test_close_does_not_wait_for_a_peer_that_reads_nothing(loop_factory: LoopFac
             relay.running.set()
             await relay.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_close_in_the_middle_of_dials_and_hellos(loop_factory: LoopFactory) -> None:
+def test_close_in_the_middle_of_dials_and_hellos(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -705,9 +786,7 @@ def test_close_in_the_middle_of_dials_and_hellos(loop_factory: LoopFactory) -> N
             mute.bind(("127.0.0.1", 0))
             mute.listen(1)
             for node in range(3, 8):  # connected by the kernel, never answered
-                nodes.transports[1].set_address(
-                    NodeId(node), f"127.0.0.1:{mute.getsockname()[1]}"
-                )
+                nodes.transports[1].set_address(NodeId(node), f"127.0.0.1:{mute.getsockname()[1]}")
             raw = [await Raw.dial(nodes.addresses[1]) for _ in range(5)]
             nodes.join(2, 1)
             nodes.join(1, 2)
@@ -719,10 +798,10 @@ def test_close_in_the_middle_of_dials_and_hellos(loop_factory: LoopFactory) -> N
                 stranger.close()
             mute.close()
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_an_idle_link_costs_no_turns_of_the_loop(loop_factory: LoopFactory) -> None:
+def test_an_idle_link_costs_no_turns_of_the_loop(arun: Arun) -> None:
     async def main() -> None:
         async with pair():
             await asyncio.sleep(0.05)
@@ -730,4 +809,4 @@ def test_an_idle_link_costs_no_turns_of_the_loop(loop_factory: LoopFactory) -> N
             await asyncio.sleep(0.5)
             assert time.process_time() - begin < 0.1
 
-    run(loop_factory, main())
+    arun(main())

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from transport_helpers import Recorder, make_frame
+from tests.unit.transport.harness import Recorder, make_frame
 
 from multiraft.errors import (
     Closed,

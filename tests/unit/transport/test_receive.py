@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from transport_helpers import CLUSTER, hello_of, make_frame, payload_of, seal
+from tests.unit.transport.harness import CLUSTER, hello_of, make_frame, payload_of, seal
 
 from multiraft._core import Fault, FrameKind
 from multiraft.errors import InvariantViolation, PeerProtocolError

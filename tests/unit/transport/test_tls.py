@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from transport_helpers import (
+from tests.unit.transport.harness import (
+    Arun,
     FAST,
-    LOOPS,
     Cluster,
     Raw,
     Recorder,
@@ -22,7 +22,6 @@ from transport_helpers import (
     hello_of,
     make_frame,
     poll,
-    run,
     seal,
 )
 
@@ -33,9 +32,6 @@ from multiraft.transport.options import TransportOptions
 from multiraft.transport.tls import TlsConfig, check_certificate, node_name
 from multiraft.transport.transport import LoopTransport
 
-pytestmark = [LOOPS, pytest.mark.filterwarnings("error")]
-
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 class Authority:
@@ -89,7 +85,7 @@ async def pair_over_tls(
 
 
 def test_frames_and_files_go_through_tls(
-    loop_factory: LoopFactory, authority: Authority, tmp_path: Path
+    arun: Arun, authority: Authority, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with cluster() as nodes:
@@ -119,10 +115,10 @@ def test_frames_and_files_go_through_tls(
             assert connection is not None and connection._transport is not None
             assert connection._transport.get_extra_info("cipher")[1] == "TLSv1.3"
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_a_node_restarts_under_tls(loop_factory: LoopFactory, authority: Authority) -> None:
+def test_a_node_restarts_under_tls(arun: Arun, authority: Authority) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -137,11 +133,11 @@ def test_a_node_restarts_under_tls(loop_factory: LoopFactory, authority: Authori
             await one.until_up(2)
             await again.until_up(1)
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_certificate_of_another_ca_gets_nowhere(
-    loop_factory: LoopFactory, authority: Authority, strange_authority: Authority
+    arun: Arun, authority: Authority, strange_authority: Authority
 ) -> None:
     async def main() -> None:
         async with cluster() as nodes:
@@ -156,11 +152,11 @@ def test_a_certificate_of_another_ca_gets_nowhere(
             assert one.story == two.story == []
             assert one.admitted == two.admitted == []
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_certificate_speaks_for_its_own_node_only(
-    loop_factory: LoopFactory, authority: Authority
+    arun: Arun, authority: Authority
 ) -> None:
     """Node 3's key, and a web server's of the same CA, cannot be used to join as node 2 - by neither side's dial."""
 
@@ -183,11 +179,11 @@ def test_a_certificate_speaks_for_its_own_node_only(
                 assert one.story == two.story == []
                 assert one.admitted == []
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_plain_client_on_a_tls_port_and_the_reverse(
-    loop_factory: LoopFactory, authority: Authority
+    arun: Arun, authority: Authority
 ) -> None:
     async def main() -> None:
         async with cluster(replace(FAST, hello_timeout_s=0.3)) as nodes:
@@ -210,11 +206,11 @@ def test_a_plain_client_on_a_tls_port_and_the_reverse(
             silent.close()
             await poll(lambda: nodes.transports[1]._listener.strangers_count == 0, "no strangers")
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_client_without_a_certificate_or_with_an_old_protocol_is_refused(
-    loop_factory: LoopFactory, authority: Authority
+    arun: Arun, authority: Authority
 ) -> None:
     async def main() -> None:
         config = authority.node(2)
@@ -239,11 +235,11 @@ def test_a_client_without_a_certificate_or_with_an_old_protocol_is_refused(
             assert one.admitted == []
             await poll(lambda: nodes.transports[1]._listener.strangers_count == 0, "no strangers")
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_garbage_inside_tls_costs_that_connection(
-    loop_factory: LoopFactory, authority: Authority
+    arun: Arun, authority: Authority
 ) -> None:
     async def main() -> None:
         context = authority.node(9).client_context()
@@ -258,11 +254,11 @@ def test_garbage_inside_tls_costs_that_connection(
             assert one.story == [("up", 2)] and two.story == [("up", 1)]
             await poll(lambda: nodes.transports[1]._listener.strangers_count == 0, "no strangers")
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_a_full_queue_is_bounded_under_tls_too(
-    loop_factory: LoopFactory, authority: Authority
+    arun: Arun, authority: Authority
 ) -> None:
     async def main() -> None:
         async with pair_over_tls(authority, replace(FAST, queue_bytes_max=1_000_000)) as (
@@ -285,10 +281,10 @@ def test_a_full_queue_is_bounded_under_tls_too(
             await two.until(lambda: two.received_count == taken, "all that was taken")
             assert one.story == [("up", 2)]
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_close_over_tls_leaves_nothing(loop_factory: LoopFactory, authority: Authority) -> None:
+def test_close_over_tls_leaves_nothing(arun: Arun, authority: Authority) -> None:
     async def main() -> None:
         async with pair_over_tls(authority) as (nodes, _, two):
             await nodes.transports[1].close()
@@ -296,11 +292,11 @@ def test_close_over_tls_leaves_nothing(loop_factory: LoopFactory, authority: Aut
             assert two.downs == [(1, None)]
             assert not nodes.transports[1]._host.connections
 
-    run(loop_factory, main())
+    arun(main())
 
 
 def test_unusable_files_are_config_errors(
-    loop_factory: LoopFactory, authority: Authority, strange_authority: Authority, tmp_path: Path
+    arun: Arun, authority: Authority, strange_authority: Authority, tmp_path: Path
 ) -> None:
     good = authority.node(1)
     other = strange_authority.node(1)
@@ -317,10 +313,10 @@ def test_unusable_files_are_config_errors(
             with pytest.raises(ConfigError, match=name):
                 LoopTransport(NodeId(1), Recorder(1), generator=random.Random(1), tls=bad)
 
-    run(loop_factory, main())
+    arun(main())
 
 
-def test_names_are_compared_whole(loop_factory: LoopFactory) -> None:
+def test_names_are_compared_whole() -> None:
     certificate = {
         "subjectAltName": (
             ("DNS", "multiraft-node-12"),
