@@ -97,3 +97,26 @@ async def passes(count: int) -> None:
     """Let the loop come round so many times."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def wait_for_it(ticket: Ticket[Any]) -> Any:
+    return await ticket
+
+
+async def note(ticket: Ticket[Any], seen: list[Any], name: Any = None) -> None:
+    value = await ticket
+    seen.append(value if name is None else name)
+
+
+async def start_notes(desk: Desk, count: int, seen: list[Any]) -> list[Ticket[Any]]:
+    """Tickets with a task at each; a task that is woken notes the number of its ticket."""
+    tickets = [desk.ticket() for _ in range(count)]
+    for number, ticket in enumerate(tickets):
+        asyncio.create_task(note(ticket, seen, number))  # noqa: RUF006  the ticket's callback holds it
+    await passes(1)
+    return tickets
+
+
+def settle_all(desk: Desk, tickets: list[Ticket[Any]]) -> None:
+    for ticket in tickets:
+        assert desk.waker.settle(ticket, None)

@@ -15,13 +15,9 @@ from typing import Any
 import pytest
 
 from multiraft._ticket import Ticket
-from tests.unit.ticket.harness import Desk, passes
+from tests.unit.ticket.harness import Desk, passes, wait_for_it
 
 cell: contextvars.ContextVar[Any] = contextvars.ContextVar("cell", default="unset")
-
-
-async def wait_for_it(ticket: Ticket[Any]) -> Any:
-    return await ticket
 
 
 async def start(ticket: Ticket[Any], **options: Any) -> asyncio.Task[Any]:

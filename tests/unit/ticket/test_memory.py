@@ -86,6 +86,25 @@ def test_a_used_ticket_lets_go_of_everything(desk: Desk) -> None:
     assert desk.run(body()) == [None, None]
 
 
+def test_a_ticket_lets_go_of_the_task_that_it_has_woken(desk: Desk) -> None:
+    async def waiting(ticket: Ticket[Any], _: Value) -> Any:
+        return await ticket
+
+    async def body() -> Any:
+        ticket, value = desk.ticket(), Value()
+        gone = weakref.ref(value)
+        task = asyncio.create_task(waiting(ticket, value))
+        await passes(1)
+        desk.answer_soon(ticket, value=1)
+        assert await task == 1
+        done = weakref.ref(task)
+        del task, value
+        await passes(1)  # the loop held the task while it woke this one
+        return gone(), done(), ticket.remove_done_callback(None)
+
+    assert desk.run(body()) == (None, None, 0)
+
+
 def test_a_ticket_from_the_freelist_is_like_new(desk: Desk) -> None:
     def use(ticket: Ticket[Any], number: int) -> None:
         ticket._asyncio_future_blocking = True

@@ -1,42 +1,20 @@
-"""Who is woken, when, and how: inline only where that is safe, oldest first, within a budget, once and never again."""
+"""Who is woken inline and who by call_soon, and that tasks of every kind, and what is no task, are woken at all."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import types
 from asyncio import tasks as asyncio_tasks
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
-from multiraft._ticket import DEBUG, Ticket, Waker
-from tests.unit.ticket.harness import LOOPS, Desk, passes
+from multiraft._ticket import DEBUG, Ticket
+from tests.unit.ticket.harness import Desk, passes, settle_all, start_notes, wait_for_it
 
 eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-
-
-async def wait_for_it(ticket: Ticket[Any]) -> Any:
-    return await ticket
-
-
-async def note(ticket: Ticket[Any], seen: list[Any], name: Any = None) -> None:
-    value = await ticket
-    seen.append(value if name is None else name)
-
-
-async def start_notes(desk: Desk, count: int, seen: list[Any]) -> list[Ticket[Any]]:
-    """Tickets with a task at each; a task that is woken notes the number of its ticket."""
-    tickets = [desk.ticket() for _ in range(count)]
-    for number, ticket in enumerate(tickets):
-        asyncio.create_task(note(ticket, seen, number))  # noqa: RUF006  the ticket's callback holds it
-    await passes(1)
-    return tickets
-
-
-def settle_all(desk: Desk, tickets: list[Ticket[Any]]) -> None:
-    for ticket in tickets:
-        assert desk.waker.settle(ticket, None)
 
 
 # -- inline or by call_soon -----------------------------------------------------------------------------------------------
@@ -149,177 +127,37 @@ def test_answered_from_inside_a_running_task(desk: Desk) -> None:
     assert desk.run(body()) == 5
 
 
-# -- tasks that meddle while they are woken -------------------------------------------------------------------------------
-
-
-def test_a_woken_task_answers_another(desk: Desk) -> None:
-    async def body() -> Any:
-        first, second = desk.ticket(), desk.ticket()
-
-        async def meddler() -> str:
-            await first
-            desk.answer([second], 6)
-            return "answered"
-
-        tasks = [asyncio.create_task(meddler()), asyncio.create_task(wait_for_it(second))]
-        await passes(1)
-        desk.answer_soon(first, value=5)
-        return await asyncio.gather(*tasks)
-
-    assert desk.run(body()) == ["answered", 6]
-
-
-def test_a_drain_inside_a_drain_keeps_the_order_and_forgets_nobody(desk: Desk) -> None:
-    async def body() -> Any:
-        seen: list[Any] = []
-        first, late = desk.ticket(), desk.ticket()
-
-        async def meddler() -> None:
-            await first
-            desk.waker.settle(late, None)
-            desk.waker.drain()
-            seen.append("meddler")
-
-        meddling = asyncio.create_task(meddler())
-        await passes(1)
-        tickets = await start_notes(desk, 3, seen)
-        waiting = asyncio.create_task(note(late, seen, "late"))
-        await passes(1)
-
-        def turn() -> None:
-            settle_all(desk, [first, *tickets])
-            assert desk.waker.drain() is False
-
-        desk.loop.call_soon(turn)
-        await asyncio.wait({meddling, waiting})
-        return seen
-
-    assert desk.run(body()) == ["meddler", 0, 1, 2, "late"]
-
-
-def test_one_task_waits_for_two_tickets_of_a_turn(desk: Desk) -> None:
-    async def body() -> Any:
-        first, second = desk.ticket(), desk.ticket()
-
-        async def both() -> int:
-            return await first + await second
-
-        task = asyncio.create_task(both())
-        await passes(1)
-        desk.answer_soon(first, second, value=5)
-        return await task
-
-    assert desk.run(body()) == 10
-
-
-def test_a_woken_task_cancels_one_that_is_to_be_woken(desk: Desk) -> None:
-    async def body() -> Any:
-        first, second = desk.ticket(), desk.ticket()
-
-        async def meddler() -> str:
-            await first
-            victim.cancel()
-            return "cancelled"
-
-        task = asyncio.create_task(meddler())
-        victim = asyncio.create_task(wait_for_it(second))
-        await passes(1)
-        desk.answer_soon(first, second, value=5)
-        return await asyncio.gather(task, victim, return_exceptions=True)
-
-    outcome, victim = desk.run(body())
-    assert outcome == "cancelled"
-    assert isinstance(victim, asyncio.CancelledError)
-
-
-def test_a_callback_that_raises_harms_nobody_else(desk: Desk) -> None:
-    async def body() -> Any:
-        def bad(_: Ticket[Any]) -> None:
-            raise ValueError("a user's callback")
-
-        ticket, other = desk.ticket(), desk.ticket()
-        ticket.add_done_callback(bad)
-        task = asyncio.create_task(wait_for_it(other))
-        await passes(1)
-        desk.answer_soon(ticket, other, value=5)
-        return await task, ticket.result()
-
-    assert desk.run(body()) == (5, 5)
-    (problem,) = desk.take_problems()
-    assert isinstance(problem, ValueError)
-
-
-def test_a_wake_up_that_fails_is_reported_and_the_others_are_woken(desk: Desk) -> None:
-    class Thief:
-        """A future that keeps the wake-up of the task that awaits it."""
-
-        _asyncio_future_blocking = True
-
-        def __await__(self) -> Generator[Any, None, None]:
-            self._asyncio_future_blocking = True
-            yield self
-
-        def get_loop(self) -> asyncio.AbstractEventLoop:
-            return desk.loop
-
-        def add_done_callback(self, fn: Any, *, context: Any = None) -> None:
-            self.wake_up = fn
-
-        def result(self) -> None:
-            return None
-
-    async def await_thief() -> None:
-        await thief
-
-    async def body() -> Any:
-        robbed = asyncio.create_task(await_thief())
-        await passes(1)
-        desk.loop.call_soon(thief.wake_up, thief)
-        await robbed
-        ticket, other = desk.ticket(), desk.ticket()
-        ticket.add_done_callback(thief.wake_up)  # of a task that is done: to wake it is an error
-        task = asyncio.create_task(wait_for_it(other))
-        await passes(1)
-        desk.answer_soon(ticket, other, value=5)
-        return await task
-
-    thief = Thief()
-    assert desk.run(body()) == 5
-    (problem,) = desk.take_problems()
-    assert isinstance(problem, asyncio.InvalidStateError)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("loop_name", LOOPS)
-def test_an_interrupt_in_a_woken_task_ends_the_run_but_loses_nobody(
-    loop_name: str, error: type[BaseException]
-) -> None:
-    loop = LOOPS[loop_name]()
-    waker, seen = Waker(loop), []
-    tickets = [waker.ticket() for _ in range(4)]
-
-    async def interrupted() -> None:
-        await tickets[0]
-        raise error
-
-    def turn() -> None:
-        for ticket in tickets:
-            waker.settle(ticket, None)
-        waker.drain()
-
-    tasks = [loop.create_task(interrupted())]
-    tasks += [loop.create_task(note(ticket, seen, n)) for n, ticket in enumerate(tickets) if n]
-    loop.call_soon(loop.call_soon, turn)
-    with pytest.raises(error):
-        loop.run_forever()
-    assert waker.waiting == 0
-    loop.run_until_complete(asyncio.wait(tasks[1:], timeout=5))
-    assert seen == [1, 2, 3]
-    assert isinstance(tasks[0].exception(), error)
-    loop.close()
-
-
 # -- other tasks, and none ------------------------------------------------------------------------------------------------
+
+
+@types.coroutine
+def yielded_by_hand(ticket: Ticket[Any]) -> Generator[Any, None, Any]:
+    """What a bridge to another kind of coroutine may do: it leaves it to the task to throw a failure in here."""
+    ticket._asyncio_future_blocking = True
+    try:
+        got = yield ticket
+    except ValueError:
+        return "thrown in"
+    return got, ticket.result()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_ticket_yielded_by_hand(desk: Desk, fails: bool) -> None:
+    async def waiting(ticket: Ticket[Any]) -> Any:
+        return await yielded_by_hand(ticket)
+
+    async def body() -> Any:
+        ticket = desk.ticket()
+        task = asyncio.create_task(waiting(ticket))
+        await passes(1)
+        if fails:
+            desk.waker.fail(ticket, ValueError("boom"))
+        else:
+            desk.waker.settle(ticket, 5)
+        desk.loop.call_soon(desk.waker.drain)
+        return await task
+
+    assert desk.run(body()) == ("thrown in" if fails else (None, 5))
 
 
 def test_run_until_complete_takes_a_ticket(desk: Desk) -> None:
