@@ -8,7 +8,7 @@ Invariants: a held frame leaves only when every batch handed out before it was m
 above the last; a replica that was removed is never touched again (its handouts are cleared, its door is closed).
 """
 
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -22,8 +22,11 @@ from multiraft._core cimport (
     FRAME_MESSAGES,
     FRAME_MAGIC,
     FORMAT_VERSION,
+    MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
+    MSG_NODE_STATUS,
+    RUN_ENTRIES,
     RUN_HEADER_BYTES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
@@ -44,17 +47,19 @@ from multiraft.raft.door cimport Replica as Door, engine_configure
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
-from multiraft.raft.reads cimport ask_read, committed_in_term
+from multiraft.raft.reads cimport ask_read, committed_in_term, holds_lease, sole_voter
 from multiraft.raft.replica cimport (
     applied,
     apply_change,
     check_proposal,
+    check_room,
     compact,
     installed,
     message_parse,
     persisted,
     propose,
     propose_change,
+    snapshot_failed,
     step,
     tick,
     transfer_leader,
@@ -68,6 +73,7 @@ from multiraft.raft.state cimport (
     Message,
     Nodes,
     Replica,
+    append_proposal,
     draw_timeout,
     engine_mark,
     fail_reads,
@@ -89,6 +95,7 @@ from multiraft.raft.door import Options
 
 cdef enum:
     POST_BYTES_MAX = 16 * 1024 * 1024
+    CAUGHT_UP_ENTRIES = 1024
 
 
 @dataclass(slots=True)
@@ -122,10 +129,11 @@ cdef class MultiRaft:
     ``seed`` and the same calls.
     """
 
-    def __init__(self, options=None, *, store_id, sequence=0, seed=0):
+    def __init__(self, options=None, *, store_id, sequence=0, boot_count=0, seed=0):
         self.engine = Engine()
         engine_configure(self.engine, options if options is not None else Options(), seed)
         self.store_id = store_id
+        self.boot_count = boot_count
         self.sequence = self.persisted_sequence = sequence
         self.free_slots = []
         self.doors = {}
@@ -149,8 +157,7 @@ cdef class MultiRaft:
         return self.find(group) != NULL
 
     cdef Replica* find(self, uint64_t group) noexcept:
-        cdef int32_t slot = table_get(&self.table, group)
-        return self.slots[slot] if slot >= 0 else NULL
+        return table_get(&self.table, group)
 
     cdef Replica* get(self, uint64_t group) except NULL:
         cdef Replica* replica = self.find(group)
@@ -219,7 +226,7 @@ cdef class MultiRaft:
                     self.slots = <Replica**>grown
                     self.slots_capacity = self.slots_capacity * 2 + 64
                 self.slots_count += 1
-            table_put(&self.table, group, <int32_t>slot)
+            table_put(&self.table, group, made)
         except BaseException:
             replica_free(made)
             raise
@@ -264,6 +271,7 @@ cdef class MultiRaft:
             door.engine = self.engine
             door.state = self.find(group)
             door.owned = False
+            door.owner = self
             self.doors[group] = door
         return door
 
@@ -300,7 +308,7 @@ cdef class MultiRaft:
             if message.head.kind >= MSG_FORWARD:
                 self._post(origin.node, &message)
             else:
-                replica = self.find(message.head.group)
+                replica = table_get(&self.table, message.head.group)
                 if replica != NULL:
                     step(self.engine, replica, &message)
                 else:
@@ -376,10 +384,10 @@ cdef class MultiRaft:
         for data in payloads:
             length += len(data)
             check_proposal(self.engine, replica, len(data))
-        check_proposal(self.engine, replica, min(length, <size_t>self.engine.options.message_bytes_max))
+        check_room(self.engine, replica, length)
         first = replica.log.last_index + 1
         for data in payloads:
-            index = propose(self.engine, replica, <const char*>data, len(data))
+            index = append_proposal(self.engine, replica, RUN_ENTRIES, <const char*>data, <uint32_t>len(data))
         return replica.term, first, index if index else first - 1
 
     def read_index(self, group, context):
@@ -462,11 +470,28 @@ cdef class MultiRaft:
         cdef Outbox* box = self.engine.outbox_of(node)
         box.now.size = box.after.size = 0
         box.now_count = box.after_count = 0
+        box.told_sequence = 0
         self.held = [item for item in self.held if item[1] != node]
         self.released = [item for item in self.released if item[0] != node]
 
     def transfer_leader(self, group, to):
         transfer_leader(self.engine, self.get(group), to)
+
+    def hand_over(self, group, linked):
+        """As leader: transfer to the voter on a linked node that has most of the log. False where there is none."""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* best = NULL
+        cdef Peer* peer
+        cdef uint32_t at
+        for at in range(replica.peers_count):
+            peer = &replica.peers[at]
+            if peer.replica != replica.id and peer.flags & MEMBER_VOTER and linked(peer.node):
+                if best == NULL or peer.match_index > best.match_index:
+                    best = peer
+        if best == NULL or replica.role != LEADER or replica.transfer_to:
+            return False
+        transfer_leader(self.engine, replica, best.replica)
+        return True
 
     def quarantine(self, group):
         """Its state machine failed: it applies nothing more and does not campaign; as leader it should hand over."""
@@ -490,7 +515,7 @@ cdef class MultiRaft:
         installed(self.engine, self.get(group), index, term, membership)
 
     def snapshot_failed(self, group):
-        self.get(group).snapshot_pending = False
+        snapshot_failed(self.engine, self.get(group))
 
     def record_pending_snapshot(self, group, index, term, payload):
         """A SNAPSHOT_PENDING record: the file is here, whole and synced, and about to be installed."""
@@ -531,10 +556,16 @@ cdef class MultiRaft:
                 return True
         return bool(engine.read_states or engine.wanted or engine.snapshots or engine.snapshots_wanted)
 
-    def ready(self):
-        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice."""
+    def ready(self, now_ns=None):
+        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice.
+
+        ``now_ns`` is the time, read after the last read came in: leases are judged by it, and without it none is used. The time
+        of the last tick will not do: a node that was stopped since would read under a lease that is long over (pitfall 37).
+        """
         cdef Engine engine = self.engine
+        self._set_now(now_ns)
         self._flush_dirty()
+        engine.now_known = False
         batches = engine.builder.seal(self.sequence + 1, self.store_id)
         self.sequence += len(batches)
         self._queue_handouts()
@@ -605,13 +636,30 @@ cdef class MultiRaft:
             box = nodes.items[at]
             self.messages_sent += box.now_count + box.after_count
             if box.after_count and not synced:
-                self.held.append((self.sequence, box.node, frame_of(&box.after, NULL, box.after_count)))
+                self._tell_status(box, &box.after, self.sequence)
+                self.held.append((self.sequence, box.node, frame_of(&box.after, NULL)))
                 box.after.size = 0
                 box.after_count = 0
             if box.now_count or box.after_count:
-                frames.append((box.node, frame_of(&box.now, &box.after, box.now_count + box.after_count)))
+                self._tell_status(box, &box.now, self.persisted_sequence)
+                frames.append((box.node, frame_of(&box.now, &box.after)))
                 box.now.size = box.after.size = 0
                 box.now_count = box.after_count = 0
+        return 0
+
+    cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1:
+        """With every frame goes what this node has synced when it leaves: a peer refuses a store that comes back below it."""
+        cdef MessageHeader* head
+        if self.boot_count == 0 or box.told_sequence >= sequence:
+            return 0
+        box.told_sequence = sequence
+        head = <MessageHeader*>buffer_room(buffer, MESSAGE_HEADER_BYTES)
+        memset(head, 0, MESSAGE_HEADER_BYTES)
+        head.kind = MSG_NODE_STATUS
+        head.length = MESSAGE_HEADER_BYTES
+        head.index = sequence
+        head.context = self.boot_count
+        buffer.size += MESSAGE_HEADER_BYTES
         return 0
 
     def trim_memory(self, bytes_max):
@@ -638,6 +686,50 @@ cdef class MultiRaft:
         peer = find_peer(replica, replica.leader)
         return peer.node if peer != NULL else None
 
+    def slowest_match(self, group):
+        """As leader the lowest index that every active member is known to have; else the applied index here."""
+        cdef Replica* replica = self.get(group)
+        cdef uint64_t lowest = replica.log.applied_index
+        cdef uint32_t at
+        if replica.role == LEADER:
+            for at in range(replica.peers_count):
+                if replica.peers[at].replica != replica.id and replica.peers[at].recently_active:
+                    lowest = min(lowest, replica.peers[at].match_index)
+        return lowest
+
+    def caught_up(self, group, to):
+        """As leader: has that replica everything, or nearly, so that it can take over without a pause?"""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* peer = find_peer(replica, to)
+        return (
+            peer != NULL
+            and peer.recently_active
+            and replica.transfer_to == 0
+            and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
+        )
+
+    def reads_at_once(self, group, now_ns=None):
+        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied.
+
+        ``now_ns`` is the time, read after the read came; without it no lease counts.
+        """
+        cdef Replica* replica = self.find(group)
+        self._set_now(now_ns)
+        now = (
+            replica != NULL
+            and replica.log.applied_index >= replica.log.commit_index
+            and committed_in_term(replica)
+            and (sole_voter(replica) or holds_lease(self.engine, replica))
+        )
+        self.engine.now_known = False
+        return bool(now)
+
+    cdef int _set_now(self, now_ns) except -1:
+        if now_ns is not None:
+            self.engine.now_ns = now_ns
+        self.engine.now_known = now_ns is not None
+        return 0
+
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""
         cdef Replica* replica = self.get(group)
@@ -650,7 +742,16 @@ cdef class MultiRaft:
         )
 
 
-cdef bytes frame_of(const Buffer* first, const Buffer* second, uint32_t count):
+cdef uint32_t messages_in(const Buffer* buffer) noexcept nogil:
+    cdef size_t at = 0
+    cdef uint32_t count = 0
+    while at < buffer.size:
+        at += (<const MessageHeader*>(buffer.data + at)).length
+        count += 1
+    return count
+
+
+cdef bytes frame_of(const Buffer* first, const Buffer* second):
     """A fresh frame of the messages in two buffers; the link that sends it fills in whose it is and seals it."""
     cdef size_t length = FRAME_HEADER_BYTES + first.size + (second.size if second != NULL else 0)
     cdef bytes frame = PyBytes_FromStringAndSize(NULL, length)
@@ -661,7 +762,7 @@ cdef bytes frame_of(const Buffer* first, const Buffer* second, uint32_t count):
     head.length = <uint32_t>length
     head.version = FORMAT_VERSION
     head.kind = FRAME_MESSAGES
-    head.count = count
+    head.count = messages_in(first) + (messages_in(second) if second != NULL else 0)
     memcpy(to + FRAME_HEADER_BYTES, first.data, first.size)
     if second != NULL:
         memcpy(to + FRAME_HEADER_BYTES + first.size, second.data, second.size)
