@@ -193,11 +193,11 @@ def test_a_drain_by_an_exception_handler_wakes_nobody_inline(desk: Desk) -> None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("loop_kind", LOOPS)
 def test_an_interrupt_in_a_woken_task_ends_the_run_but_loses_nobody(
-    loop_name: str, error: type[BaseException]
+    loop_kind: str, error: type[BaseException]
 ) -> None:
-    loop = LOOPS[loop_name]()
+    loop = LOOPS[loop_kind]()
     waker, seen = Waker(loop), []
     tickets = [waker.ticket() for _ in range(4)]
 
