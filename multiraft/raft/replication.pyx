@@ -82,6 +82,7 @@ from multiraft.raft.state cimport (
     engine_mark,
     quorum_index,
     seal_proposals,
+    write_hard_state,
     write_vote,
 )
 
