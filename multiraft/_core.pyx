@@ -39,7 +39,7 @@ cdef enum:
     BATCH_HEAD_CRC_AT = 36
     FRAME_CRC_AT = 56
     FRAME_LINK_AT = 16              # from here to the end of the header a link fills in what is its own
-    SEAL_REFERENCES_MAX = 8
+    SEAL_REFERENCES_MAX = 16
     CRC_NOGIL_BYTES_MIN = 16 * 1024
     MESSAGE_FLAGS_ALL = FLAG_REJECT | FLAG_TRANSFER | FLAG_RUN
 
