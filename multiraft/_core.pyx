@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 
 cimport cython
 
-from multiraft._crc32c cimport MULTIRAFT_CRC_AVAILABLE, multiraft_crc, multiraft_crc_by_table, multiraft_crc_fill
+from multiraft._crc32c cimport MULTIRAFT_CRC_AVAILABLE, multiraft_crc, multiraft_crc_by_table, multiraft_crc_prepare
 
 
 cdef extern from "Python.h":
@@ -29,8 +29,8 @@ cdef extern from "Python.h":
 
 
 
-# The one thing done at import: the table must be whole before any thread can ask for a checksum.
-multiraft_crc_fill()
+# The one thing done at import: the tables must be whole before any thread can ask for a checksum.
+multiraft_crc_prepare()
 
 cdef enum:
     BUFFER_BYTES_MIN = 256
