@@ -404,7 +404,7 @@ cdef class ShardTable:
             return node.revision, PyBytes_FromStringAndSize(node.value, node.value_bytes)
         if known == KNOWN_GONE:
             return None
-        if memory_only:
+        if memory_only or shard.replacing:
             return COLD
         try:
             record = self.reader.get(key)
@@ -523,7 +523,7 @@ cdef class ShardTable:
         shard.active = Memtable.__new__(Memtable, self.seed)
         shard.frozen = None
         shard.frozen_record = None
-        shard.flushing = shard.installing = shard.wanted = False
+        shard.flushing = shard.installing = shard.replacing = shard.wanted = False
         shard.dirty_since_ns = 0
         shard.membership = record.membership
         shard.sessions = record.sessions
