@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.transport.harness import sweep
+from tests.unit.transport.peers import sweep
 
 
 @pytest.fixture

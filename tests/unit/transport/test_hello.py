@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.transport.harness import hello_of, seal
 
 from multiraft._core import FrameKind
 from multiraft.errors import (
@@ -37,6 +36,7 @@ from multiraft.transport.hello import (
     farewell_for,
 )
 from multiraft.transport.options import TransportOptions
+from tests.unit.transport.harness import hello_of, seal
 
 
 def greeting(node: int = 1, target: int = 2, **changes: object) -> Greeting:

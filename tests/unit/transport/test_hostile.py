@@ -11,18 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.transport.harness import (
-    Arun,
-    FAST,
-    Raw,
-    Recorder,
-    cluster,
-    hello_of,
-    make_frame,
-    pair,
-    poll,
-    seal,
-)
 
 from multiraft._core import FrameKind
 from multiraft.ids import NodeId
@@ -36,6 +24,18 @@ from multiraft.transport.hello import (
     encode_goodbye,
     encode_hello,
 )
+from tests.unit.transport.harness import (
+    FAST,
+    Arun,
+    Recorder,
+    cluster,
+    hello_of,
+    make_frame,
+    pair,
+    poll,
+    seal,
+)
+from tests.unit.transport.peers import Raw
 
 STRANGER = 9
 
@@ -157,6 +157,26 @@ async def attack(raw: Raw, data: bytes) -> None:
         return
 
 
+def broken_frame(chance: random.Random, epoch: int) -> bytes:
+    """What may not follow a sound hello."""
+
+    def frame(source: int = STRANGER, **names: int) -> bytes:
+        return seal(make_frame(b"x"), source=source, target=1, epoch=epoch, sequence=3, **names)
+
+    bulk = build_frame(FrameKind.FRAME_BULK, bytes(40))
+    kinds = (
+        flipped(frame(), chance),
+        struct.pack("<II", 0x3146524D, 2**31),
+        chance.randbytes(64),
+        frame(cluster=5),
+        frame(store=5),
+        frame(source=2),
+        offer(epoch=epoch, sequence=3),
+        seal(bulk, source=STRANGER, target=1, epoch=epoch, sequence=3),
+    )
+    return chance.choice(kinds)
+
+
 def test_p82_malformed_frames_after_the_hello(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
@@ -167,39 +187,7 @@ def test_p82_malformed_frames_after_the_hello(arun: Arun) -> None:
                 assert decode_hello(memoryview(await raw.frame())).step is Step.ANSWER
                 await raw.say(offer(step=Step.CONFIRM, epoch=epoch, sequence=2))
                 await one.until_up(STRANGER)
-                sound = seal(make_frame(b"x"), source=STRANGER, target=1, epoch=epoch, sequence=3)
-                bad = chance.choice(
-                    [
-                        flipped(sound[:4] + sound[4:], chance),
-                        struct.pack("<II", 0x3146524D, 2**31),
-                        chance.randbytes(64),
-                        seal(
-                            make_frame(b"x"),
-                            source=STRANGER,
-                            target=1,
-                            epoch=epoch,
-                            sequence=3,
-                            cluster=5,
-                        ),
-                        seal(
-                            make_frame(b"x"),
-                            source=STRANGER,
-                            target=1,
-                            epoch=epoch,
-                            sequence=3,
-                            store=5,
-                        ),
-                        seal(make_frame(b"x"), source=2, target=1, epoch=epoch, sequence=3),
-                        offer(epoch=epoch, sequence=3),
-                        seal(
-                            build_frame(FrameKind.FRAME_BULK, bytes(40)),
-                            source=STRANGER,
-                            target=1,
-                            epoch=epoch,
-                            sequence=3,
-                        ),
-                    ]
-                )
+                bad = broken_frame(chance, epoch)
                 await raw.say(bad + bytes(8))
                 if struct.unpack_from("<I", bad, 4)[0] in range(len(bad) + 9, 2**25 + 1):
                     raw.close()  # a flipped length: the receiver waits for the rest, and the end of the connection ends it
@@ -360,10 +348,11 @@ def test_a_flood_after_a_goodbye_is_forgotten(arun: Arun) -> None:
 
 
 def test_a_bug_of_the_node_ends_that_link_and_reaches_the_handler(
-    arun: Arun,
+    arun: Arun, loop_problems: list[dict[str, Any]]
 ) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
+
             def fail(node: int, view: memoryview) -> None:
                 raise ZeroDivisionError("a bug")
 

@@ -6,12 +6,12 @@ import random
 import struct
 
 import pytest
-from tests.unit.transport.harness import CLUSTER, hello_of, make_frame, payload_of, seal
 
 from multiraft._core import Fault, FrameKind
 from multiraft.errors import InvariantViolation, PeerProtocolError
-from multiraft.transport.hello import Step, Purpose, encode_goodbye, Farewell, encode_hello
+from multiraft.transport.hello import Farewell, Purpose, Step, encode_goodbye, encode_hello
 from multiraft.transport.receive import Receiver
+from tests.unit.transport.harness import CLUSTER, hello_of, make_frame, payload_of, seal
 
 BASE_BYTES = 512 * 1024
 FRAME_BYTES_MAX = 32 * 1024 * 1024
