@@ -66,7 +66,7 @@ class Relay:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: bool
     ) -> None:
-        try:
+        with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self.running.wait()
                 if there:
@@ -74,10 +74,7 @@ class Relay:
                     data = self.mangle(data)
                 writer.write(data)
                 await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
+        writer.close()
 
     def cut(self) -> None:
         """Break what stands; new connections are relayed."""
@@ -116,11 +113,9 @@ class Raw:
         """Everything until the other side ends the connection."""
         data = b""
         async with asyncio.timeout(WAIT_S):
-            try:
+            with contextlib.suppress(ConnectionError):
                 while part := await self.reader.read(65536):
                     data += part
-            except (ConnectionError, BrokenPipeError):
-                pass
         return data
 
     async def frame(self) -> bytes:

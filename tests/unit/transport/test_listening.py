@@ -1,4 +1,4 @@
-"""Listening, addresses, removing and closing."""
+"""Where a node may listen, which addresses work, and that removing and closing leave nothing behind."""
 
 from __future__ import annotations
 
