@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all venv build test quick lint demo bench debug annotate docs dist dist-check clean distclean help FORCE
+.PHONY: all venv build test quick lint format demo bench debug annotate docs dist dist-check clean distclean help FORCE
 
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -23,6 +23,7 @@ help:
 	@echo "make test       all tests, benchmarks once each and untimed"
 	@echo "make quick      the tests that take less than a quarter of a second"
 	@echo "make lint       ruff, mypy, tidy rules"
+	@echo "make format     put every file into the house format"
 	@echo "make demo       a cluster of three nodes on this machine, for a look"
 	@echo "make bench      time the benchmarks"
 	@echo "make debug      build and test with bounds, invariants and leaks checked"
@@ -74,6 +75,10 @@ lint: .venv/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tools.tidy
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 demo: build
 	$(BIN)/multiraft demo

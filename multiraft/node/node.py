@@ -26,7 +26,8 @@ from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerPro
 from multiraft.ids import ClusterId, GroupId, NodeId
 from multiraft.interfaces import FileMeta, Hello
 from multiraft.log.store import LmdbLogStore, LogSettings
-from multiraft.machine.kv import KeyValueStore, StoreOptions
+from multiraft.machine.kv import KeyValueStore
+from multiraft.machine.options import StoreOptions
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.keeper import Keeper
 from multiraft.node.meta import ShardMap
@@ -160,16 +161,10 @@ class Node:
         )
 
     async def _open_machine(self, directory: Path) -> KeyValueStore:
-        options = StoreOptions(
-            memtable_bytes_max=self.config.memtable_bytes_max,
-            memtables_bytes_max=self.config.memtables_bytes_max,
-            memtable_age_ns=round(self.config.memtable_age_s * 1e9),
-            cold_reads=self.config.cold_reads,
-            durability=self.config.durability,
-        )
-        flusher, reader = self._worker("state"), self._worker("state-reader")
+        options = StoreOptions.of(self.config, store_id=self.log.store_id)
+        flusher, reader, files = self._worker("state"), self._worker("state-reader"), self._worker("snapshots")
         return await asyncio.to_thread(
-            KeyValueStore.open, directory / "state", options=options, flush_jobs=flusher, reader_jobs=reader
+            KeyValueStore.open, directory / "state", options, flusher, reader, files
         )
 
     def _worker(self, name: str) -> Worker:
@@ -227,7 +222,9 @@ class Node:
             log_budget_bytes=config.log_budget_bytes,
             tail_bytes_max=config.tail_bytes_max,
         )
-        self.placing = Placing(config, self.multi, self.log, self.machine, self.routing, self._learned)
+        self.placing = Placing(
+            config, self.multi, self.log, self.machine, self.routing, self._learned, self.keeper.after_sync
+        )
         self.store = Store(
             config=config,
             multi=self.multi,
@@ -240,6 +237,7 @@ class Node:
         )
         self.log.on_synced = self.turn.on_synced
         self.log.on_failed = self.failed
+        self.machine.on_failed = self.failed
 
     async def ready(self, timeout: float | None = None) -> None:
         """Wait until this node knows every shard and a leader for each. Raises TimeoutError, or what ended the node."""

@@ -29,7 +29,7 @@ from multiraft.node.meta import (
 )
 from multiraft.node.routing import Routing
 from multiraft.raft import MultiRaft
-from multiraft.records import decode_membership
+from multiraft.records import decode_membership, encode_membership
 
 logger = logging.getLogger("multiraft.node")
 
@@ -48,12 +48,14 @@ class Placing:
         machine: KeyValueStore,
         routing: Routing,
         learned: Callable[[ShardMap], None],
+        after_sync: Callable[[Callable[[], None]], None],
     ) -> None:
         self._config = config
         self._multi = multi
         self._machine = machine
         self._routing = routing
         self._learned = learned
+        self._after_sync = after_sync
         self._found: dict[GroupId, GroupLog] = {}
         self._flushed = {shard.group: shard for shard in machine.shards()}
         self._bootstrapping = False
@@ -115,8 +117,9 @@ class Placing:
         records: list[tuple[bytes, bytes]] = []
         resume: bytes | None = start
         while resume is not None:
-            page, resume = self._machine.scan_page(META_GROUP, resume, end, PAGE_KEYS, PAGE_BYTES, False)
-            records += [(key[2:], value) for key, _revision, value in page]
+            page = self._machine.scan_page(META_GROUP, resume, end, PAGE_KEYS, PAGE_BYTES)
+            resume = page.resume
+            records += [(key[2:], value) for key, _revision, value in page.entries]
         return records
 
     # -- replicas ---------------------------------------------------------------------------------------------------------------
@@ -125,7 +128,8 @@ class Placing:
         """A replica that begins. Its record is in the log before the state environment hears of it (the flush waits for it)."""
         replica = shard.replica_on(self._config.node_id)
         self._multi.create(shard.group, replica=replica, membership=shard.membership)
-        self._machine.create(shard.group, descriptor_of(shard), shard.membership)
+        if self._flushed.pop(shard.group, None) is None:
+            self._after_sync(lambda: self._begin_state(shard))
         if shard.replicas[0][1] == self._config.node_id:
             self._multi.replica(shard.group).campaign()
 
@@ -137,7 +141,7 @@ class Placing:
             applied_index = flushed.applied_index
         elif group_log.base.index == 0:
             membership, applied_index = group_log.base.membership, 0
-            self._machine.create(shard.group, descriptor_of(shard), membership)
+            self._begin_state(shard)
         else:
             raise LogCorrupt(
                 f"the log of group {shard.group} begins after entry {group_log.base.index}, but the state below is gone",
@@ -146,6 +150,9 @@ class Placing:
         self._multi.restore(group_log, membership=membership, applied_index=applied_index)
         if len(membership.members) == 1:
             self._multi.replica(shard.group).campaign()
+
+    def _begin_state(self, shard: ShardRecord) -> None:
+        self._machine.create(shard.group, descriptor_of(shard), encode_membership(shard.membership))
 
     def spread(self, linked: Callable[[int], bool], moves_max: int) -> int:
         """Hand leaderships to the nodes where the map wants them, a few at a time; how many were begun."""

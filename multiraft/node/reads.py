@@ -21,10 +21,10 @@ from multiraft.raft import MultiRaft
 
 @dataclass(slots=True)
 class Read:
-    """One read that waits: ``run`` makes its answer, ``deadline_ns`` ends the wait."""
+    """One read that waits: ``run`` settles its ticket, now or when the disk answered; ``deadline_ns`` ends the wait."""
 
     ticket: Ticket[Any]
-    run: Callable[[], Any]
+    run: Callable[[Ticket[Any]], None]
     deadline_ns: int
 
 
@@ -55,8 +55,8 @@ class Reads:
         held += sum(len(one.reads) for one in self._rounds.values())
         return held + sum(len(reads) for waits in self._applying.values() for _, reads in waits)
 
-    def submit(self, group: int, run: Callable[[], Any], deadline_ns: int) -> Ticket[Any]:
-        """A ticket for what ``run`` gives once this replica is known to be as new as the call."""
+    def submit(self, group: int, run: Callable[[Ticket[Any]], None], deadline_ns: int) -> Ticket[Any]:
+        """A ticket that ``run`` settles once this replica is known to be as new as the call."""
         read = Read(self._waker.ticket(), run, deadline_ns)
         self._gathering.setdefault(group, []).append(read)
         self.kick()
@@ -143,8 +143,6 @@ class Reads:
             if read.ticket.done():
                 continue
             try:
-                value = read.run()
+                read.run(read.ticket)
             except MultiRaftError as error:
                 self._waker.fail(read.ticket, error)
-            else:
-                self._waker.settle(read.ticket, value)

@@ -34,7 +34,8 @@ from multiraft.node.operations import (
 )
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
-from multiraft.node.scanning import scan_shards
+from multiraft.machine.scans import ScanPage
+from multiraft.node.scanning import PAGE_BYTES, PageOf, scan_shards
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft
 
@@ -222,23 +223,37 @@ class Store:
     def _read(
         self, group: int, physical: bytes, shape: Callable[[Any], Any], timeout: float | None, stale: bool
     ) -> Ticket[Any]:
+        def run(ticket: Ticket[Any]) -> None:
+            found = self._machine.get(group, physical)
+            if found is COLD:
+                self._machine.read_cold(group, [physical], self._late(ticket, lambda answers: shape(answers[0])))
+            else:
+                self._waker.settle(ticket, shape(found))
+
+        return self._confirmed(group, run, timeout, stale)
+
+    def _confirmed(
+        self, group: int, run: Callable[[Ticket[Any]], None], timeout: float | None, stale: bool
+    ) -> Ticket[Any]:
+        """Run a read of a group when it may: at once, or after a round of the quorum."""
         deadline_ns = self._deadline(timeout)
         if not stale and not self._multi.reads_at_once(group):
-            return self._reads.submit(group, lambda: shape(self._machine.get_now(group, physical)), deadline_ns)
-        found = self._machine.get(group, physical)
-        if found is not COLD:
-            return self._waker.answered(shape(found))
+            return self._reads.submit(group, run, deadline_ns)
         ticket: Ticket[Any] = self._waker.ticket()
+        run(ticket)
+        return ticket
 
-        def done(values: list[Any] | None, error: BaseException | None) -> None:
+    def _late(self, ticket: Ticket[Any], shape: Callable[[Any], Any]) -> Callable[[Any, BaseException | None], None]:
+        """What a read on another thread calls when it is done."""
+
+        def done(answer: Any, error: BaseException | None) -> None:
             if error is not None:
                 self._waker.fail(ticket, error)
             else:
-                self._waker.settle(ticket, shape(values[0] if values else None))
+                self._waker.settle(ticket, shape(answer))
             self._reads.kick()
 
-        self._machine.read_cold(group, [physical], done)
-        return ticket
+        return done
 
     async def get_many(
         self, keys: Iterable[bytes], *, timeout: float | None = None, stale: bool = False
@@ -271,26 +286,28 @@ class Store:
         left = limit
         if left is not None and left <= 0:
             return
-        pages = scan_shards(
-            self._routing, self._machine, self._confirm(stale, timeout), low, high, reverse=reverse, limit=limit
-        )
-        async for pair in pages:
+        async for pair in scan_shards(self._routing, self._page_of(stale, timeout), low, high, reverse=reverse, limit=limit):
             yield pair
             if left is not None:
                 left -= 1
                 if left == 0:
                     return
 
-    def _confirm(self, stale: bool, timeout: float | None) -> Callable[[int, Callable[[], Any]], Ticket[Any]]:
-        """A function that runs a read of a group when it may: at once, or after a round of the quorum."""
+    def _page_of(self, stale: bool, timeout: float | None) -> PageOf:
+        """A function that reads one page of a group, confirmed."""
 
-        def confirm(group: int, run: Callable[[], Any]) -> Ticket[Any]:
-            deadline_ns = self._deadline(timeout)
-            if stale or self._multi.reads_at_once(group):
-                return self._waker.answered(run())
-            return self._reads.submit(group, run, deadline_ns)
+        def page_of(group: int, start: bytes, end: bytes, keys_max: int, reverse: bool) -> Ticket[ScanPage]:
+            def run(ticket: Ticket[Any]) -> None:
+                page = self._machine.scan_page(group, start, end, keys_max, PAGE_BYTES, reverse)
+                if page is COLD:
+                    done = self._late(ticket, lambda page: page)
+                    self._machine.scan_cold(group, start, end, keys_max, PAGE_BYTES, reverse, done=done)
+                else:
+                    self._waker.settle(ticket, page)
 
-        return confirm
+            return self._confirmed(group, run, timeout, stale)
+
+        return page_of
 
     def close(self) -> None:
         """Refuse every call from here on; the node does this."""

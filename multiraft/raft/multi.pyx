@@ -8,7 +8,7 @@ Invariants: a held frame leaves only when every batch handed out before it was m
 above the last; a replica that was removed is never touched again (its handouts are cleared, its door is closed).
 """
 
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -26,6 +26,7 @@ from multiraft._core cimport (
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
     MSG_NODE_STATUS,
+    RUN_ENTRIES,
     RUN_HEADER_BYTES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
@@ -51,12 +52,14 @@ from multiraft.raft.replica cimport (
     applied,
     apply_change,
     check_proposal,
+    check_room,
     compact,
     installed,
     message_parse,
     persisted,
     propose,
     propose_change,
+    snapshot_failed,
     step,
     tick,
     transfer_leader,
@@ -70,6 +73,7 @@ from multiraft.raft.state cimport (
     Message,
     Nodes,
     Replica,
+    append_proposal,
     draw_timeout,
     engine_mark,
     fail_reads,
@@ -153,8 +157,7 @@ cdef class MultiRaft:
         return self.find(group) != NULL
 
     cdef Replica* find(self, uint64_t group) noexcept:
-        cdef int32_t slot = table_get(&self.table, group)
-        return self.slots[slot] if slot >= 0 else NULL
+        return table_get(&self.table, group)
 
     cdef Replica* get(self, uint64_t group) except NULL:
         cdef Replica* replica = self.find(group)
@@ -223,7 +226,7 @@ cdef class MultiRaft:
                     self.slots = <Replica**>grown
                     self.slots_capacity = self.slots_capacity * 2 + 64
                 self.slots_count += 1
-            table_put(&self.table, group, <int32_t>slot)
+            table_put(&self.table, group, made)
         except BaseException:
             replica_free(made)
             raise
@@ -268,6 +271,7 @@ cdef class MultiRaft:
             door.engine = self.engine
             door.state = self.find(group)
             door.owned = False
+            door.owner = self
             self.doors[group] = door
         return door
 
@@ -304,7 +308,7 @@ cdef class MultiRaft:
             if message.head.kind >= MSG_FORWARD:
                 self._post(origin.node, &message)
             else:
-                replica = self.find(message.head.group)
+                replica = table_get(&self.table, message.head.group)
                 if replica != NULL:
                     step(self.engine, replica, &message)
                 else:
@@ -380,10 +384,10 @@ cdef class MultiRaft:
         for data in payloads:
             length += len(data)
             check_proposal(self.engine, replica, len(data))
-        check_proposal(self.engine, replica, min(length, <size_t>self.engine.options.message_bytes_max))
+        check_room(self.engine, replica, length)
         first = replica.log.last_index + 1
         for data in payloads:
-            index = propose(self.engine, replica, <const char*>data, len(data))
+            index = append_proposal(self.engine, replica, RUN_ENTRIES, <const char*>data, <uint32_t>len(data))
         return replica.term, first, index if index else first - 1
 
     def read_index(self, group, context):
@@ -511,7 +515,7 @@ cdef class MultiRaft:
         installed(self.engine, self.get(group), index, term, membership)
 
     def snapshot_failed(self, group):
-        self.get(group).snapshot_pending = False
+        snapshot_failed(self.engine, self.get(group))
 
     def record_pending_snapshot(self, group, index, term, payload):
         """A SNAPSHOT_PENDING record: the file is here, whole and synced, and about to be installed."""
@@ -552,10 +556,16 @@ cdef class MultiRaft:
                 return True
         return bool(engine.read_states or engine.wanted or engine.snapshots or engine.snapshots_wanted)
 
-    def ready(self):
-        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice."""
+    def ready(self, now_ns=None):
+        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice.
+
+        ``now_ns`` is the time, read after the last read came in: leases are judged by it, and without it none is used. The time
+        of the last tick will not do: a node that was stopped since would read under a lease that is long over (pitfall 37).
+        """
         cdef Engine engine = self.engine
+        self._set_now(now_ns)
         self._flush_dirty()
+        engine.now_known = False
         batches = engine.builder.seal(self.sequence + 1, self.store_id)
         self.sequence += len(batches)
         self._queue_handouts()
@@ -698,15 +708,27 @@ cdef class MultiRaft:
             and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
         )
 
-    def reads_at_once(self, group):
-        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied."""
+    def reads_at_once(self, group, now_ns=None):
+        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied.
+
+        ``now_ns`` is the time, read after the read came; without it no lease counts.
+        """
         cdef Replica* replica = self.find(group)
-        return (
+        self._set_now(now_ns)
+        now = (
             replica != NULL
             and replica.log.applied_index >= replica.log.commit_index
             and committed_in_term(replica)
             and (sole_voter(replica) or holds_lease(self.engine, replica))
         )
+        self.engine.now_known = False
+        return bool(now)
+
+    cdef int _set_now(self, now_ns) except -1:
+        if now_ns is not None:
+            self.engine.now_ns = now_ns
+        self.engine.now_known = now_ns is not None
+        return 0
 
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""

@@ -39,6 +39,10 @@ cdef bint committed_in_term(const Replica* replica) noexcept nogil:
 
 
 cdef bint holds_lease(Engine engine, const Replica* replica) noexcept:
+    return engine.now_known and lease_runs(engine, replica)
+
+
+cdef bint lease_runs(Engine engine, const Replica* replica) noexcept:
     return (
         engine.options.read_mode == READ_LEASE
         and not replica.lease_barred

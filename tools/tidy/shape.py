@@ -16,6 +16,7 @@ FUNCTION_LINES, FUNCTION_LINES_MAX = 50, 70
 FILE_LINES = {".py": 400, ".pyi": 400, ".pxd": 400, ".pyx": 700}
 FILE_LINES_MAX = 800
 OPENING_WORDS_MIN = 6
+REASON_WORDS_MIN = 3
 
 BARE_EXCEPT = re.compile(r"^\s*except\s*:")
 EXCEPT_LINE = re.compile(r"^\s*except\b[^:]*:\s*(.*)$")
@@ -91,22 +92,19 @@ def only_words(text: str) -> str:
 
 
 def check_excepts(sources: Iterable[Source]) -> Iterator[Violation]:
-    """No `except:`, none that does nothing, and no `suppress` of everything."""
+    """No `except:`, none that does nothing without a comment that says why, and no `suppress` of everything."""
     for source in sources:
         lines = source.code.splitlines()
         for number, line in enumerate(lines, 1):
             if BARE_EXCEPT.match(line):
                 yield Violation("bare-except", source.path, number, "name what is caught")
-            if match := EXCEPT_LINE.match(line):
-                following = next((after for after in lines[number:] if after.strip()), "")
-                deeper = indent_of(following) > indent_of(line)
-                if NOTHING.match(match.group(1) or (following if deeper else "")):
-                    yield Violation(
-                        "silent-except",
-                        source.path,
-                        number,
-                        "an error vanishes here: handle it or say why",
-                    )
+            if EXCEPT_LINE.match(line) and is_silent(source, number, lines):
+                yield Violation(
+                    "silent-except",
+                    source.path,
+                    number,
+                    "an error vanishes here: handle it or say why",
+                )
             if match := BROAD_SUPPRESS.search(line):
                 yield Violation(
                     "silent-except",
@@ -114,6 +112,18 @@ def check_excepts(sources: Iterable[Source]) -> Iterator[Violation]:
                     number,
                     f"suppress({match.group(1)}) hides every error",
                 )
+
+
+def is_silent(source: Source, number: int, lines: list[str]) -> bool:
+    """Whether the `except` on this line does nothing, and neither it nor its `pass` carries a reason."""
+    match = EXCEPT_LINE.match(lines[number - 1])
+    inline = match.group(1) if match else ""
+    after = next((n for n in range(number, len(lines)) if lines[n].strip()), number - 1)
+    deeper = indent_of(lines[after]) > indent_of(lines[number - 1])
+    if not NOTHING.match(inline or (lines[after] if deeper else "")):
+        return False
+    said = " ".join(line.partition("#")[2] for line in source.lines[number - 1 : after + 1])
+    return len(said.split()) < REASON_WORDS_MIN
 
 
 def indent_of(line: str) -> int:
