@@ -171,7 +171,7 @@ async def fill(sender: LoopTransport, node: int, size: int = 500_000) -> None:
 async def poll(condition: Callable[[], bool], what: str) -> None:
     """Wait for something that no event tells of: a state of the kernel or of another transport."""
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        while not condition():
             await asyncio.sleep(0.002)
     assert condition(), what
 

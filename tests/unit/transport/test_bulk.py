@@ -249,7 +249,7 @@ def test_p77_a_file_does_not_hold_up_frames(arun: Arun, tmp_path: Path) -> None:
                 begin = loop.time()
                 assert nodes.transports[1].send(NodeId(2), make_frame(b"ping"))
                 rounds += 1
-                await one.until(lambda: one.received_count == rounds, "pong")  # noqa: B023
+                await one.until(lambda: one.received_count == rounds, "pong")
                 worst = max(worst, loop.time() - begin)
                 await asyncio.sleep(0.005)
             await sending

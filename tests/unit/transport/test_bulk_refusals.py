@@ -130,6 +130,25 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     arun(main())
 
 
+def test_a_node_that_fails_on_a_file_has_not_taken_it(
+    arun: Arun, tmp_path: Path, loop_problems: list[dict[str, Any]]
+) -> None:
+    async def main() -> None:
+        async with bulk_pair(tmp_path) as (nodes, _, two, _directory):
+            path, _ = make_file(tmp_path, 50_000)
+
+            def file_received(*arguments: Any) -> None:
+                raise ZeroDivisionError("a bug")
+
+            two.file_received = file_received  # type: ignore[method-assign]
+            with pytest.raises(Retryable, match="a bug"):
+                await nodes.transports[1].send_file(NodeId(2), 1, path)
+            assert [type(problem["exception"]) for problem in loop_problems] == [ZeroDivisionError]
+            loop_problems.clear()
+
+    arun(main())
+
+
 def test_a_file_that_changes_while_it_is_sent_is_an_error(arun: Arun, tmp_path: Path) -> None:
     async def main() -> None:
         async with bulk_pair(tmp_path, replace(SMALL_CHUNKS, file_bytes_per_s=1_000_000)) as (

@@ -182,7 +182,7 @@ def test_link_epochs_rise_with_every_connection_and_over_restarts(
             for _ in range(3):
                 downs = len(one.downs)
                 nodes.transports[1].drop(NodeId(2))
-                await one.until(lambda: len(one.downs) > downs, "down")  # noqa: B023
+                await one.until(lambda: len(one.downs) > downs, "down")
                 await one.until_up(2)
             assert one.epochs == sorted(set(one.epochs)) and len(one.epochs) >= 4
             await nodes.transports[1].close()
@@ -213,7 +213,7 @@ def test_a_restarted_peer_is_dialled_again(arun: Arun) -> None:
                 await one.until_up(2)
                 await two.until_up(1)
                 assert nodes.transports[1].send(NodeId(2), make_frame(b"%d" % boot))
-                await two.until(lambda: len(two.frames) == 1, "frame")  # noqa: B023
+                await two.until(lambda: len(two.frames) == 1, "frame")
             assert one.admitted[-1].boot_count == 4
 
     arun(main())

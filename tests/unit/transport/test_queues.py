@@ -114,7 +114,7 @@ def test_p83_frames_of_a_lost_link_are_lost_whole(arun: Arun) -> None:
             sent: dict[int, list[bytes]] = {}
             number = 0
             for life in range(12):
-                await one.until(lambda: len(one.epochs) > life, "link")  # noqa: B023
+                await one.until(lambda: len(one.epochs) > life, "link")
                 mine = sent.setdefault(one.epochs[-1], [])
                 for _ in range(chance.randrange(60)):
                     payload = b"%d:" % number + bytes(chance.randrange(30_000))
@@ -124,7 +124,7 @@ def test_p83_frames_of_a_lost_link_are_lost_whole(arun: Arun) -> None:
                     if chance.random() < 0.3:
                         await asyncio.sleep(0)
                 relay.cut()
-                await one.until(lambda: len(one.downs) > life, "cut")  # noqa: B023
+                await one.until(lambda: len(one.downs) > life, "cut")
             await poll(lambda: not two.up(1) or sender.connected(NodeId(2)), "rest")
             arrived: dict[int, list[bytes]] = {}
             for _, frame in two.frames:
@@ -133,6 +133,39 @@ def test_p83_frames_of_a_lost_link_are_lost_whole(arun: Arun) -> None:
             assert arrived
             for epoch, payloads in arrived.items():
                 assert payloads == sent[epoch][: len(payloads)]
+            await relay.close()
+
+    arun(main())
+
+
+def test_p93_what_send_refused_never_arrives(arun: Arun) -> None:
+    """False means that nothing left: through full queues, cuts and new links, no refused frame reaches the other side."""
+
+    async def main() -> None:
+        async with cluster(replace(FAST, queue_bytes_max=200_000)) as nodes:
+            one, two = Recorder(1), Recorder(2)
+            await nodes.add(one)
+            await nodes.add(two)
+            relay = Relay(nodes.addresses[2])
+            sender = nodes.transports[1]
+            sender.set_address(NodeId(2), await relay.open())
+            chance = random.Random(93)
+            refused: set[bytes] = set()
+            for number in range(6000):
+                payload = b"%d:" % number + bytes(chance.randrange(60_000))
+                if not sender.send(NodeId(2), make_frame(payload)):
+                    refused.add(payload)
+                if number % 50 == 0:
+                    await asyncio.sleep(0.001)
+                if number % 1500 == 700:
+                    relay.cut()
+            await one.until_up(2)
+            await poll(lambda: sender.queued_bytes(NodeId(2)) == 0, "an empty queue")
+            arrived = two.payloads()
+            assert len(refused) > 500
+            assert len(arrived) > 50
+            assert not refused & set(arrived)
+            assert len(arrived) == len(set(arrived))
             await relay.close()
 
     arun(main())

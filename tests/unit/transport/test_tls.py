@@ -149,7 +149,7 @@ def test_a_certificate_of_another_ca_gets_nowhere(
             nodes.join(2, 1)
             for node, other in ((1, 2), (2, 1)):
                 link = nodes.transports[node]._links.link(NodeId(other))
-                await poll(lambda: link.failures >= 3, "failed dials")  # noqa: B023
+                await poll(lambda: link.failures >= 3, "failed dials")
             assert one.story == two.story == []
             assert one.admitted == two.admitted == []
 
@@ -191,7 +191,7 @@ def test_a_plain_client_on_a_tls_port_and_the_reverse(arun: Arun, authority: Aut
             nodes.join(2, 1)
             for node, other in ((1, 2), (2, 1)):
                 link = nodes.transports[node]._links.link(NodeId(other))
-                await poll(lambda: link.failures >= 3, "failed dials")  # noqa: B023
+                await poll(lambda: link.failures >= 3, "failed dials")
             assert secure.story == plain.story == []
             raw = await Raw.dial(nodes.addresses[1])
             hello = encode_hello(hello_of(2), Step.OFFER, Purpose.LINK)
