@@ -13,13 +13,12 @@ from typing import Any
 
 import google_crc32c
 
-from multiraft._core import FrameKind
+from multiraft._core import FRAME_MAGIC, FrameKind
 from multiraft.errors import MultiRaftError
 from multiraft.ids import ClusterId, NodeId, StoreId
 from multiraft.interfaces import FileMeta, Hello
 from multiraft.transport.hello import (
     FRAME_HEADER,
-    FRAME_MAGIC,
 )
 from multiraft.transport.options import TransportOptions
 from multiraft.transport.transport import LoopTransport
@@ -27,7 +26,7 @@ from multiraft.transport.transport import LoopTransport
 MESSAGE_HEADER = struct.Struct("<HHIQIIQQQQQQ")
 FORWARD = 14
 CLUSTER = 0xC1
-WAIT_S = 8.0
+WAIT_S = 20.0
 
 Arun = Callable[[Coroutine[Any, Any, None]], None]
 

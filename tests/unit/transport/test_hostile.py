@@ -127,7 +127,7 @@ def test_p82_thousands_of_malformed_connections_cost_themselves_only(
             chance = random.Random(82)
             before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             sent = 0
-            for batch in range(25):
+            for batch in range(12):
                 raws = await asyncio.gather(*(Raw.dial(nodes.addresses[1]) for _ in range(50)))
                 await asyncio.gather(*(attack(raw, malformed(chance)) for raw in raws))
                 for number in range(5):
