@@ -321,6 +321,7 @@ class HeldJobs:
         self.release()
 
 
+@pytest.mark.slow
 def test_a_slow_disk_makes_the_sender_wait_and_bounds_memory(arun: Arun, tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster(replace(SMALL_CHUNKS, chunk_bytes=512 * 1024)) as nodes:

@@ -20,6 +20,7 @@ from tests.unit.transport.harness import FAST, Arun, Recorder, cluster, make_fra
 from tests.unit.transport.peers import Impostor, Raw, Relay, greet, offer
 
 
+@pytest.mark.slow
 def test_frames_go_both_ways_in_order(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
@@ -69,6 +70,7 @@ def test_it_is_enough_when_one_side_knows_the_address(arun: Arun, dialler: int) 
     arun(main())
 
 
+@pytest.mark.slow
 def test_simultaneous_dials_leave_one_link(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
@@ -219,6 +221,7 @@ def test_a_restarted_peer_is_dialled_again(arun: Arun) -> None:
     arun(main())
 
 
+@pytest.mark.slow
 def test_a_restarted_peer_replaces_a_link_that_looks_alive(arun: Arun) -> None:
     """Half-open: node 2 died without a word, its relay keeps the connection; the next life takes its place."""
 

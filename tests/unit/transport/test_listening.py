@@ -152,6 +152,7 @@ def test_close_is_idempotent_says_goodbye_and_leaves_nothing(arun: Arun) -> None
     arun(main())
 
 
+@pytest.mark.slow
 def test_close_does_not_wait_for_a_peer_that_reads_nothing(arun: Arun) -> None:
     async def main() -> None:
         async with cluster() as nodes:
@@ -164,7 +165,7 @@ def test_close_does_not_wait_for_a_peer_that_reads_nothing(arun: Arun) -> None:
             await one.until_up(2)
             relay.running.clear()
             await fill(sender, 2)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(10):
                 await sender.close()
             relay.running.set()
             await relay.close()
@@ -187,7 +188,7 @@ def test_close_in_the_middle_of_dials_and_hellos(arun: Arun) -> None:
             nodes.join(2, 1)
             nodes.join(1, 2)
             await asyncio.sleep(0)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(10):
                 await nodes.transports[1].close()
             for stranger in raw:
                 assert await stranger.rest() == b""
@@ -197,6 +198,7 @@ def test_close_in_the_middle_of_dials_and_hellos(arun: Arun) -> None:
     arun(main())
 
 
+@pytest.mark.slow
 def test_an_idle_link_costs_no_turns_of_the_loop(arun: Arun) -> None:
     async def main() -> None:
         async with pair():

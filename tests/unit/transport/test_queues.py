@@ -99,6 +99,7 @@ def test_a_stopped_peer_is_dropped_and_comes_back(arun: Arun) -> None:
     arun(main())
 
 
+@pytest.mark.slow
 def test_p83_frames_of_a_lost_link_are_lost_whole(arun: Arun) -> None:
     """Whatever the moment of the cut: an exact prefix of each link's frames arrives, once, in order."""
 
@@ -138,6 +139,7 @@ def test_p83_frames_of_a_lost_link_are_lost_whole(arun: Arun) -> None:
     arun(main())
 
 
+@pytest.mark.slow
 def test_p93_what_send_refused_never_arrives(arun: Arun) -> None:
     """False means that nothing left: through full queues, cuts and new links, no refused frame reaches the other side."""
 

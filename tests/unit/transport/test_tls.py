@@ -86,6 +86,7 @@ async def pair_over_tls(
         yield nodes, one, two
 
 
+@pytest.mark.slow
 def test_frames_and_files_go_through_tls(arun: Arun, authority: Authority, tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster() as nodes:
@@ -181,6 +182,7 @@ def test_a_certificate_speaks_for_its_own_node_only(arun: Arun, authority: Autho
     arun(main())
 
 
+@pytest.mark.slow
 def test_a_plain_client_on_a_tls_port_and_the_reverse(arun: Arun, authority: Authority) -> None:
     async def main() -> None:
         async with cluster(replace(FAST, hello_timeout_s=0.3)) as nodes:
@@ -233,6 +235,7 @@ def test_a_client_without_a_certificate_or_with_an_old_protocol_is_refused(
     arun(main())
 
 
+@pytest.mark.slow
 def test_garbage_inside_tls_costs_that_connection(arun: Arun, authority: Authority) -> None:
     async def main() -> None:
         context = client_context(authority.node(9))
