@@ -33,7 +33,9 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=f"multiraft-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         """Run ``job`` on the thread after all submitted before, then ``done(result, error)`` on the loop. Raises Closed."""
         if self._closed:
             raise Closed(f"{self._thread.name} is closed")
@@ -53,8 +55,8 @@ class Worker:
             result, error = None, None
             try:
                 result = job()
-            except BaseException as caught:  # handed on to the loop, whatever it is: nothing is swallowed here
-                error = caught
+            except BaseException as caught:
+                error = caught  # handed on to the loop, whatever it is: nothing is swallowed here
             try:
                 self._loop.call_soon_threadsafe(done, result, error)
             except RuntimeError:
@@ -66,7 +68,9 @@ class Worker:
 class InlineWorker:
     """The same face without a thread: jobs run at once, in the caller. For tests, and for work that cannot block."""
 
-    def submit(self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         try:
             result = job()
         except Exception as error:

@@ -26,7 +26,10 @@ class Routing:
         self.hashed = shard_map.cluster.hashed
         self.shards = shard_map.shards
         prefix = space_prefix(self.space)
-        routes = [(shard.start if shard.start > prefix else b"", shard.group, shard.range_epoch) for shard in self.shards]
+        routes = [
+            (shard.start if shard.start > prefix else b"", shard.group, shard.range_epoch)
+            for shard in self.shards
+        ]
         self._table = RouteTable(routes)
 
     def physical(self, key: bytes) -> bytes:
@@ -42,7 +45,9 @@ class Routing:
     def physical_range(self, start: bytes, end: bytes) -> tuple[bytes, bytes]:
         """The physical keys of a range of keys that are in order. Raises InvalidCommand."""
         if self.hashed:
-            raise InvalidCommand("keys of a hash space are in no order: a range of them cannot be deleted at once")
+            raise InvalidCommand(
+                "keys of a hash space are in no order: a range of them cannot be deleted at once"
+            )
         if not isinstance(start, bytes) or not isinstance(end, bytes) or (end and start >= end):
             raise InvalidCommand("a range of keys begins before it ends")
         if max(len(start), len(end)) > KEY_BYTES_MAX:

@@ -302,6 +302,7 @@ cdef class Replica:
         state.vote = state.written_vote = hard_state.vote
         state.epoch = hard_state.epoch
         state.log.commit_index = state.written_commit = max(hard_state.commit, state.log.base_index)
+        self.told_commit = state.written_commit
         at = state.log.base_index if applied_index is None else applied_index
         if not state.log.base_index <= at <= state.log.commit_index:
             raise InvariantViolation(f"applied index {at} is beyond commit index {state.log.commit_index}")
@@ -424,6 +425,23 @@ cdef class Replica:
         self._require_owned()
         persisted(self.engine, self.live(), tag.term, tag.generation, tag.index)
 
+    def _written(self, batches):
+        """What sealed batches say: (entries, hard state or None). A run of entries carries a commit index, too."""
+        cdef State* state = self.state
+        entries, hard_state = [], None
+        for batch in batches:
+            for run in decode_batch(batch).runs:
+                kind = RunHeader_kind(bytes(run[:64]))
+                if kind in (RUN_ENTRIES, RUN_MEMBERSHIP):
+                    entries.extend(decode_entries(run))
+                elif kind == RUN_HARD_STATE:
+                    hard_state = decode_hard_state(run)
+        if hard_state is not None or state.written_commit > self.told_commit:
+            leader, epoch = (hard_state.leader, hard_state.epoch) if hard_state else (state.leader, state.epoch)
+            hard_state = HardState(state.written_term, state.written_vote, leader, epoch, state.written_commit)
+            self.told_commit = state.written_commit
+        return tuple(entries), hard_state
+
     # -- output -------------------------------------------------------------------------------------------------------------
 
     def _require_owned(self):
@@ -447,7 +465,7 @@ cdef class Replica:
         engine.arena.size = 0
         batches = engine.builder.seal(self.sequence + 1, 1)
         self.sequence += len(batches)
-        entries, hard_state = _written(batches)
+        entries, hard_state = self._written(batches)
         tag = None
         if engine.handouts_count:
             handout = &engine.handouts[engine.handouts_count - 1]
@@ -599,19 +617,6 @@ def _take(list items):
     taken = items[:]
     items.clear()
     return taken
-
-
-def _written(batches):
-    """What sealed batches say: (entries, hard state or None)."""
-    entries, hard_state = [], None
-    for batch in batches:
-        for run in decode_batch(batch).runs:
-            kind = RunHeader_kind(bytes(run[:64]))
-            if kind in (RUN_ENTRIES, RUN_MEMBERSHIP):
-                entries.extend(decode_entries(run))
-            elif kind == RUN_HARD_STATE:
-                hard_state = decode_hard_state(run)
-    return tuple(entries), hard_state
 
 
 cdef uint32_t RunHeader_kind(bytes head) except? 0:

@@ -8,7 +8,7 @@ Invariants: a held frame leaves only when every batch handed out before it was m
 above the last; a replica that was removed is never touched again (its handouts are cleared, its door is closed).
 """
 
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -22,6 +22,7 @@ from multiraft._core cimport (
     FRAME_MESSAGES,
     FRAME_MAGIC,
     FORMAT_VERSION,
+    MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
     MSG_NODE_STATUS,
@@ -156,8 +157,7 @@ cdef class MultiRaft:
         return self.find(group) != NULL
 
     cdef Replica* find(self, uint64_t group) noexcept:
-        cdef int32_t slot = table_get(&self.table, group)
-        return self.slots[slot] if slot >= 0 else NULL
+        return table_get(&self.table, group)
 
     cdef Replica* get(self, uint64_t group) except NULL:
         cdef Replica* replica = self.find(group)
@@ -226,7 +226,7 @@ cdef class MultiRaft:
                     self.slots = <Replica**>grown
                     self.slots_capacity = self.slots_capacity * 2 + 64
                 self.slots_count += 1
-            table_put(&self.table, group, <int32_t>slot)
+            table_put(&self.table, group, made)
         except BaseException:
             replica_free(made)
             raise
@@ -308,7 +308,7 @@ cdef class MultiRaft:
             if message.head.kind >= MSG_FORWARD:
                 self._post(origin.node, &message)
             else:
-                replica = self.find(message.head.group)
+                replica = table_get(&self.table, message.head.group)
                 if replica != NULL:
                     step(self.engine, replica, &message)
                 else:
@@ -476,6 +476,22 @@ cdef class MultiRaft:
 
     def transfer_leader(self, group, to):
         transfer_leader(self.engine, self.get(group), to)
+
+    def hand_over(self, group, linked):
+        """As leader: transfer to the voter on a linked node that has most of the log. False where there is none."""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* best = NULL
+        cdef Peer* peer
+        cdef uint32_t at
+        for at in range(replica.peers_count):
+            peer = &replica.peers[at]
+            if peer.replica != replica.id and peer.flags & MEMBER_VOTER and linked(peer.node):
+                if best == NULL or peer.match_index > best.match_index:
+                    best = peer
+        if best == NULL or replica.role != LEADER or replica.transfer_to:
+            return False
+        transfer_leader(self.engine, replica, best.replica)
+        return True
 
     def quarantine(self, group):
         """Its state machine failed: it applies nothing more and does not campaign; as leader it should hand over."""

@@ -109,7 +109,6 @@ from multiraft.interfaces import Base, HardState
 cdef int message_parse(const char* data, size_t available, Message* out) noexcept:
     cdef const MessageHeader* head = <const MessageHeader*>data
     cdef int fault
-    memset(out, 0, sizeof(Message))
     if available < MESSAGE_HEADER_BYTES:
         return FAULT_SHORT
     if head.length < MESSAGE_HEADER_BYTES or head.length > available:
@@ -117,18 +116,20 @@ cdef int message_parse(const char* data, size_t available, Message* out) noexcep
     if not MSG_APPEND <= head.kind <= MSG_NODE_STATUS or head.flags & ~(FLAG_REJECT | FLAG_TRANSFER | FLAG_RUN):
         return FAULT_KIND
     out.head = head
-    if head.flags & FLAG_RUN:
-        fault = run_check(data + MESSAGE_HEADER_BYTES, head.length - MESSAGE_HEADER_BYTES, True)
-        if fault:
-            return fault
-        out.run = <const RunHeader*>(data + MESSAGE_HEADER_BYTES)
-        return run_fits(head, out.run)
+    out.run = NULL
     out.body = data + MESSAGE_HEADER_BYTES
     out.body_bytes = head.length - MESSAGE_HEADER_BYTES
-    return FAULT_NONE
+    if not head.flags & FLAG_RUN:
+        return FAULT_NONE
+    fault = run_check(out.body, out.body_bytes, True)
+    if fault:
+        return fault
+    out.run = <const RunHeader*>out.body
+    out.body_bytes = 0
+    return run_fits(head, out.run)
 
 
-cdef int run_fits(const MessageHeader* head, const RunHeader* run) noexcept nogil:
+cdef inline int run_fits(const MessageHeader* head, const RunHeader* run) noexcept nogil:
     """Does the run say what its message says? A run of entries, at the place named, and nothing behind it."""
     if head.kind != MSG_APPEND or run.kind not in (RUN_ENTRIES, RUN_MEMBERSHIP) or run.count == 0:
         return FAULT_KIND
@@ -173,6 +174,8 @@ cdef int step(Engine engine, Replica* replica, const Message* message) except -1
     cdef const MessageHeader* head = message.head
     if head.to_replica != replica.id or head.from_replica == replica.id or head.from_replica == 0:
         return 0                             # for a replica that is no more, or never was here (pitfall 50)
+    if head.term == replica.term and head.kind <= MSG_HEARTBEAT_ACK:
+        return step_role(engine, replica, message)           # nothing but the role decides about these, in our term
     if head.kind == MSG_READ_INDEX:
         return handle_read_index(engine, replica, message)
     if head.kind == MSG_READ_INDEX_ACK:
@@ -188,6 +191,10 @@ cdef int step(Engine engine, Replica* replica, const Message* message) except -1
         return older_term(engine, replica, message)
     if head.kind == MSG_VOTE or head.kind == MSG_PRE_VOTE:
         return handle_vote(engine, replica, message)
+    return step_role(engine, replica, message)
+
+
+cdef int step_role(Engine engine, Replica* replica, const Message* message) except -1:   # hot
     if replica.role == LEADER:
         return step_leader(engine, replica, message)
     if replica.role == FOLLOWER:
