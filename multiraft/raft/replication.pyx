@@ -447,7 +447,7 @@ cdef int send_fetched(Engine engine, Replica* replica, Peer* peer, RunHeader* ru
     head.length = <uint32_t>(MESSAGE_HEADER_BYTES + length)
     memcpy(buffer_room(&peer.outbox.now, length), run, length)
     peer.outbox.now.size += length
-    return note_sent(engine, replica, peer, run.first + run.count - 1, length)
+    return note_sent(engine, replica, peer, run.first + run.count - 1, MESSAGE_HEADER_BYTES + length)
 
 
 # -- committed entries, on their way to the state machine ---------------------------------------------------------------------
