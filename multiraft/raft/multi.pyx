@@ -8,7 +8,7 @@ Invariants: a held frame leaves only when every batch handed out before it was m
 above the last; a replica that was removed is never touched again (its handouts are cleared, its door is closed).
 """
 
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -149,8 +149,7 @@ cdef class MultiRaft:
         return self.find(group) != NULL
 
     cdef Replica* find(self, uint64_t group) noexcept:
-        cdef int32_t slot = table_get(&self.table, group)
-        return self.slots[slot] if slot >= 0 else NULL
+        return table_get(&self.table, group)
 
     cdef Replica* get(self, uint64_t group) except NULL:
         cdef Replica* replica = self.find(group)
@@ -219,7 +218,7 @@ cdef class MultiRaft:
                     self.slots = <Replica**>grown
                     self.slots_capacity = self.slots_capacity * 2 + 64
                 self.slots_count += 1
-            table_put(&self.table, group, <int32_t>slot)
+            table_put(&self.table, group, made)
         except BaseException:
             replica_free(made)
             raise
@@ -300,7 +299,7 @@ cdef class MultiRaft:
             if message.head.kind >= MSG_FORWARD:
                 self._post(origin.node, &message)
             else:
-                replica = self.find(message.head.group)
+                replica = table_get(&self.table, message.head.group)
                 if replica != NULL:
                     step(self.engine, replica, &message)
                 else:

@@ -60,7 +60,7 @@ cdef enum:
 cdef struct Replica:
     uint64_t group
     uint32_t id
-    uint32_t slot                   # of the engine's table; for the layers above
+    uint32_t slot                   # where MultiRaft keeps it
     # -- hard state: synced before any answer that depends on it leaves --------------------------------------------------
     uint64_t term
     uint32_t vote                   # in this term; cleared only when the term rises, in one function
