@@ -106,6 +106,8 @@ cdef int commit_to(Engine engine, Replica* replica, uint64_t index) except -1:
 cdef uint64_t first_conflict(const Log* log, const RunHeader* run) noexcept nogil:
     """The first index of the run that the log lacks or has under another term; one past the run where there is none."""
     cdef uint64_t index = run.first, end = run.first + run.count
+    if index > log.last_index:
+        return index
     while index < end and index <= log.last_index and log_term(log, index) == run.term:
         index += 1
     return index
@@ -115,14 +117,16 @@ cdef int append_run(Engine engine, Replica* replica, const RunHeader* run, uint6
     """Take the run's entries from ``first`` on into the batch and the tail, cutting what conflicts."""
     cdef Log* log = &replica.log
     cdef uint32_t skip = <uint32_t>(first - run.first)
-    cdef const char* start
-    cdef uint32_t span = entries_span(<const char*>run + RUN_HEADER_BYTES, skip, run.count - skip, &start)
+    cdef const char* start = <const char*>run + RUN_HEADER_BYTES
+    cdef uint32_t span = run.bytes
     cdef RunHeader* own
     cdef Chunk* chunk
     cdef uint32_t at
     if first <= log.last_index:
         log_cut(log, first)
     write_vote(engine, replica)              # the term comes before its entries, whatever prefix a crash leaves
+    if skip:
+        span = entries_span(start, skip, run.count - skip, &start)
     own = <RunHeader*>engine.builder.begin_run(span, &chunk)
     memcpy(own, run, RUN_HEADER_BYTES)
     memcpy(<char*>own + RUN_HEADER_BYTES, start, span)

@@ -274,7 +274,10 @@ cdef MessageHeader* emit(Engine engine, Replica* replica, Outbox* outbox, uint16
     The pointer is valid until the next message is put into the same outbox.
     """
     cdef Buffer* buffer = &outbox.after if waits else &outbox.now
-    cdef MessageHeader* head = <MessageHeader*>buffer_room(buffer, MESSAGE_HEADER_BYTES)
+    cdef MessageHeader* head
+    if buffer.capacity - buffer.size < MESSAGE_HEADER_BYTES:
+        buffer_room(buffer, MESSAGE_HEADER_BYTES)
+    head = <MessageHeader*>(buffer.data + buffer.size)
     buffer.size += MESSAGE_HEADER_BYTES
     if waits:
         outbox.after_count += 1
