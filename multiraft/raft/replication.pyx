@@ -265,8 +265,9 @@ cdef int handle_append_ack(Engine engine, Replica* replica, Peer* peer, const Me
     else:
         inflights_free_to(peer, head.index)
         peer.paused = False
-    maybe_commit(engine, replica)
-    return try_transfer(engine, replica, peer)
+    if head.index > replica.log.commit_index:        # what rose to no more than that commits nothing
+        maybe_commit(engine, replica)
+    return try_transfer(engine, replica, peer) if replica.transfer_to else 0
 
 
 cdef int handle_heartbeat_ack(Engine engine, Replica* replica, Peer* peer, const Message* message) except -1:

@@ -211,22 +211,21 @@ cdef bint is_promotable(const Replica* replica) noexcept nogil:
 # -- quorums ------------------------------------------------------------------------------------------------------------------
 
 
-cdef uint64_t half_index(const Replica* replica, Tally what, uint8_t half) noexcept nogil:
+cdef uint64_t half_index(const Replica* replica, Tally what, uint8_t half) noexcept nogil:       # hot
     cdef uint64_t acks[REPLICAS_MAX]
     cdef int count = 0
-    cdef uint32_t at
-    cdef Peer* peer
-    for at in range(replica.peers_count):
-        peer = &replica.peers[at]
-        if not (peer.flags & half):
-            continue
-        if peer.replica == replica.id:
-            # Our own entries count once they are synced here; our own word on a round counts at once.
-            acks[count] = replica.log.stable_index if what == TALLY_MATCH else <uint64_t>-1
-        else:
-            acks[count] = peer.match_index if what == TALLY_MATCH else peer.read_round
-        count += 1
-    return majority_index(acks, count)
+    cdef Peer* peer = replica.peers
+    cdef Peer* end = peer + replica.peers_count
+    while peer < end:
+        if peer.flags & half:
+            if peer.replica == replica.id:
+                # Our own entries count once they are synced here; our own word on a round counts at once.
+                acks[count] = replica.log.stable_index if what == TALLY_MATCH else <uint64_t>-1
+            else:
+                acks[count] = peer.match_index if what == TALLY_MATCH else peer.read_round
+            count += 1
+        peer += 1
+    return majority_index(acks, count) if count else <uint64_t>-1
 
 
 cdef uint64_t quorum_index(const Replica* replica, Tally what) noexcept nogil:
