@@ -536,15 +536,18 @@ cdef int note_handout(Engine engine, Replica* replica) except -1:
 
 cdef int release_memory(Replica* replica) except -1:
     """Let go of runs that nobody needs again soon: applied here, and acknowledged by all who are there to answer."""
-    cdef uint64_t keep = replica.log.applied_index
-    cdef Peer* peer
-    cdef uint32_t at
+    cdef Log* log = &replica.log
+    cdef uint64_t keep = log.applied_index
+    cdef Peer* peer = replica.peers
+    cdef Peer* end = peer + replica.peers_count
+    if log.tail_count == 0 or log.tail[log.tail_start].first > keep:
+        return 0
     if replica.role == LEADER:
-        for at in range(replica.peers_count):
-            peer = &replica.peers[at]
-            if peer.replica != replica.id and peer.recently_active and peer.match_index < keep:
+        while peer < end:
+            if peer.match_index < keep and peer.recently_active and peer.replica != replica.id:
                 keep = peer.match_index
-    log_release(&replica.log, keep)
+            peer += 1
+    log_release(log, keep)
     return 0
 
 
@@ -589,7 +592,7 @@ cdef int stabilize(Engine engine, Replica* replica, uint32_t generation, uint64_
     if index > log.sealed_index:
         raise InvariantViolation(f"group {replica.group}: index {index} was synced before it was handed out")
     log.stable_index = index
-    if replica.role == LEADER:
+    if replica.role == LEADER and index > log.commit_index:
         maybe_commit(engine, replica)
     engine_mark(engine, replica)
     return 0
