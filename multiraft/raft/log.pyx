@@ -312,6 +312,13 @@ cdef uint32_t fitting(const char* at, uint32_t count, uint32_t room, uint32_t* b
     return taken
 
 
+cdef inline bint stands_alone(const TailRun* run, const TailRun* end, uint32_t bytes_max, uint32_t from_replica) noexcept nogil:
+    """May the whole run be sent as it is, with nothing of the next one joined to it?"""
+    if run.count != run.head.count or run.head.from_replica != from_replica or run.bytes > bytes_max:
+        return False
+    return run + 1 == end or run[1].head.term != run.head.term or run[1].head.kind != run.head.kind
+
+
 cdef int log_copy_run(
     const Log* log, uint64_t first, uint32_t bytes_max, uint32_t from_replica, Buffer* out, uint64_t* last
 ) except -1:
@@ -324,6 +331,13 @@ cdef int log_copy_run(
     cdef bint whole
     if run == NULL:
         return 0
+    if run.first == first and stands_alone(run, end, bytes_max, from_replica):
+        # As it was sealed, checksums and all. Its header may know an older commit index; the message knows the newest.
+        span = RUN_HEADER_BYTES + run.bytes
+        memcpy(buffer_room(out, span), run.head, span)
+        out.size += span
+        last[0] = first + run.count - 1
+        return 1
     memcpy(&head, run.head, sizeof(RunHeader))
     buffer_room(out, RUN_HEADER_BYTES + run.bytes)
     out.size += RUN_HEADER_BYTES
