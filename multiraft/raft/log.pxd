@@ -28,6 +28,7 @@ cdef struct TailRun:
 
 
 cdef struct Log:
+    TermSpan newest         # nearly every question about a term is about this one; 0, 0 while the log is empty
     uint64_t base_index     # everything at and below it is gone from the log; moved by compaction and snapshots
     uint64_t base_term
     uint64_t last_index     # the newest entry, wherever it is
@@ -48,7 +49,7 @@ cdef struct Log:
     uint32_t tail_capacity
     uint32_t changes_count
     uint32_t changes_capacity
-    TermSpan* terms         # ascending; the first begins right after base_index, unless the log is empty
+    TermSpan* terms         # the older spans, ascending; the first of all spans begins right after base_index
     TailRun* tail
     uint64_t* changes       # indexes above applied_index of entries that change the membership, ascending
 
@@ -58,8 +59,8 @@ cdef void log_free(Log* log) noexcept
 
 # The term of the entry at `index`; 0 where the log does not know it (compacted away, or beyond its end). Index 0 has term 0.
 cdef inline uint64_t log_term(const Log* log, uint64_t index) noexcept nogil:        # hot
-    if log.terms_count and log.terms[log.terms_count - 1].first <= index <= log.last_index:
-        return log.terms[log.terms_count - 1].term       # of the newest stretch, which nearly every question is about
+    if log.newest.first <= index <= log.last_index and log.newest.first:
+        return log.newest.term
     return log_older_term(log, index)
 
 cdef uint64_t log_older_term(const Log* log, uint64_t index) noexcept nogil
