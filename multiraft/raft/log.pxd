@@ -29,29 +29,29 @@ cdef struct TailRun:
 
 cdef struct Log:
     TermSpan newest         # nearly every question about a term is about this one; 0, 0 while the log is empty
-    uint64_t base_index     # everything at and below it is gone from the log; moved by compaction and snapshots
-    uint64_t base_term
     uint64_t last_index     # the newest entry, wherever it is
     uint64_t sealed_index   # entries up to here were put into a batch; above it they are in the arena, under this term
     uint64_t stable_index   # entries up to here are synced on this node
     uint64_t commit_index   # never falls
     uint64_t applying_index # handed out to be applied
     uint64_t applied_index  # applied; never falls but by a restart
+    TailRun* tail           # tail[tail_start : tail_start + tail_count], adjacent, up to sealed_index
+    uint32_t tail_start
+    uint32_t tail_count
+    uint32_t tail_capacity
     uint32_t generation     # rises when entries that were handed out are cut: a sync that was asked before says nothing then
     uint32_t arena_count    # proposals in the arena ...
     uint32_t arena_bytes    # ... and what they take as entries of runs
     uint32_t arena_head     # offsets into the engine's arena; meaningless while arena_count is 0
     uint32_t arena_tail
+    uint64_t base_index     # everything at and below it is gone from the log; moved by compaction and snapshots
+    uint64_t base_term
+    TermSpan* terms         # the older spans, ascending; the first of all spans begins right after base_index
     uint32_t terms_count
     uint32_t terms_capacity
-    uint32_t tail_start     # the tail is tail[tail_start : tail_start + tail_count], adjacent, up to sealed_index
-    uint32_t tail_count
-    uint32_t tail_capacity
+    uint64_t* changes       # indexes above applied_index of entries that change the membership, ascending
     uint32_t changes_count
     uint32_t changes_capacity
-    TermSpan* terms         # the older spans, ascending; the first of all spans begins right after base_index
-    TailRun* tail
-    uint64_t* changes       # indexes above applied_index of entries that change the membership, ascending
 
 
 cdef void log_init(Log* log, uint64_t base_index, uint64_t base_term) noexcept

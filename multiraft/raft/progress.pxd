@@ -40,14 +40,14 @@ cdef struct Peer:
     uint64_t match_index
     uint64_t next_index
     uint64_t sent_commit    # highest commit index sent to it
-    uint64_t pending_snapshot
-    uint64_t read_round     # newest round of heartbeats that it answered
+    Outbox* outbox
     Inflight* inflights     # ring of capacity inflight_capacity
     uint32_t inflight_start
     uint32_t inflight_count
     uint32_t inflight_capacity
     uint64_t inflight_bytes
-    Outbox* outbox
+    uint64_t pending_snapshot
+    uint64_t read_round     # newest round of heartbeats that it answered
 
 
 cdef void peer_reset(Peer* peer, uint64_t last_index) noexcept          # to PROBE right behind last_index

@@ -42,7 +42,12 @@ cimport cython
 from multiraft.errors import InvariantViolation, Overloaded
 
 
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void** memory, size_t alignment, size_t size)
+
+
 cdef enum:
+    CACHE_LINE_BYTES = 64
     ARENA_BYTES_MAX = 1 << 30       # offsets into the arena are 32 bits wide
 
 
@@ -130,9 +135,12 @@ cdef uint32_t engine_random(Engine engine, uint32_t below) noexcept:
 
 
 cdef Replica* replica_new(Engine engine, uint64_t group, uint32_t id) except NULL:
-    cdef Replica* replica = <Replica*>calloc(1, sizeof(Replica))
-    if replica == NULL:
+    cdef void* memory
+    cdef Replica* replica
+    if posix_memalign(&memory, CACHE_LINE_BYTES, sizeof(Replica)):
         raise MemoryError
+    memset(memory, 0, sizeof(Replica))
+    replica = <Replica*>memory
     replica.group = group
     replica.id = id
     log_init(&replica.log, 0, 0)
