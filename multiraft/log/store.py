@@ -57,7 +57,14 @@ class LmdbLogStore:
     ``writer`` and ``reader`` must be two, each with a thread of its own (or none at all, in tests).
     """
 
-    def __init__(self, directory: str | Path, *, writer: Jobs, reader: Jobs, settings: LogSettings | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        writer: Jobs,
+        reader: Jobs,
+        settings: LogSettings | None = None,
+    ):
         self.settings = settings if settings is not None else LogSettings()
         self.on_synced: Callable[[int], None] = _ignore
         self.on_failed: Callable[[StorageError], None] = _complain
@@ -102,7 +109,11 @@ class LmdbLogStore:
     def groups(self) -> Iterator[GroupLog]:
         """See ``interfaces.LogStore``. Before the first append this is what open found; later the present state."""
         found, self._found = self._found, None
-        return iter(found if found is not None else found_groups(self._environment, self._index, self._unsynced))
+        return iter(
+            found
+            if found is not None
+            else found_groups(self._environment, self._index, self._unsynced)
+        )
 
     def pinned(self) -> Mapping[NodeId, Pinned]:
         return pinned_of(self._index)
@@ -119,7 +130,9 @@ class LmdbLogStore:
         try:
             self._index.append(sequence, batch)
         except InvariantViolation as error:
-            self._failed = SyncFailed(f"batch {sequence} was refused, so no later one can follow: {error}")
+            self._failed = SyncFailed(
+                f"batch {sequence} was refused, so no later one can follow: {error}"
+            )
             raise
         self._found = None
         self._unsynced[sequence] = batch
@@ -136,9 +149,13 @@ class LmdbLogStore:
         plan = None
         if self._writes == 1 and self.damage is None:
             plan = make_plan(self._index, self.synced_sequence, self.settings)
-        self._writer.submit(lambda: self._write(plan), lambda written, error: self._written(plan, written, error))
+        self._writer.submit(
+            lambda: self._write(plan), lambda written, error: self._written(plan, written, error)
+        )
 
-    def _written(self, plan: Plan | None, written: Written | None, error: BaseException | None) -> None:
+    def _written(
+        self, plan: Plan | None, written: Written | None, error: BaseException | None
+    ) -> None:
         """The news of one job."""
         self._writes -= 1
         if written is None:
@@ -184,7 +201,9 @@ class LmdbLogStore:
         if isinstance(error, StorageError):
             self._failed = error
         else:
-            self._failed = SyncFailed(f"the log could not be written: {error!r}; nothing after it is durable")
+            self._failed = SyncFailed(
+                f"the log could not be written: {error!r}; nothing after it is durable"
+            )
             self._failed.__cause__ = error
         self._reads.paused = False
         self._reads.resume()
@@ -201,7 +220,9 @@ class LmdbLogStore:
         try:
             return self._write_taken(plan)
         except BaseException:
-            self._broken = True  # a job that waits behind this one must not try what has failed again
+            self._broken = (
+                True  # a job that waits behind this one must not try what has failed again
+            )
             raise
 
     def _write_taken(self, plan: Plan | None) -> Written:
@@ -223,7 +244,9 @@ class LmdbLogStore:
             return Written(0, self._environment.room(), disk_full=True)
         sequence = self._taken[-1][0] if self._taken else 0
         self._taken = []
-        return Written(sequence, self._environment.room(), copied if plan is not None else None, damage=damage)
+        return Written(
+            sequence, self._environment.room(), copied if plan is not None else None, damage=damage
+        )
 
     def _commit(self, change: Change) -> None:
         self._environment.make_room(change, self.settings)
@@ -261,12 +284,16 @@ class LmdbLogStore:
     def space(self) -> LogSpace:
         """See ``interfaces.LogStore``. Where room was scarce, this also has somebody look whether it still is."""
         room = self._room
-        space = LogSpace(room.used_bytes, room.free_bytes, self.settings.reserve_bytes, room.map_bytes)
+        space = LogSpace(
+            room.used_bytes, room.free_bytes, self.settings.reserve_bytes, room.map_bytes
+        )
         if (space.scarce or self._stuck) and self._writes == 0 and not self._closed:
             self._ask()
         return space
 
-    def compact_copy(self, target: str | Path, done: Callable[[BaseException | None], None]) -> None:
+    def compact_copy(
+        self, target: str | Path, done: Callable[[BaseException | None], None]
+    ) -> None:
         """Write a compacted copy of the log into ``target``, a directory that is new or empty, while service goes on.
 
         It has the same store id: it is to take this log's place, never to be opened beside it. It holds what is durable when
@@ -278,7 +305,9 @@ class LmdbLogStore:
         target.mkdir(parents=True, exist_ok=True)
         self._environment.copy(str(target))
         sync_directory(target)
-        write_synced(target / SUPERBLOCK_FILE, (self._directory.path / SUPERBLOCK_FILE).read_bytes())
+        write_synced(
+            target / SUPERBLOCK_FILE, (self._directory.path / SUPERBLOCK_FILE).read_bytes()
+        )
         sync_directory(target.parent)
         return []
 
@@ -294,7 +323,10 @@ class LmdbLogStore:
         self._alone = True
         if self._failed is None and (self._unsynced or self._queue):
             self._writes += 1
-            self._writer.submit(lambda: self._write(None), lambda written, error: self._written(None, written, error))
+            self._writer.submit(
+                lambda: self._write(None),
+                lambda written, error: self._written(None, written, error),
+            )
         self._writer.close()
         self._environment.close()
         self._directory.close()

@@ -17,13 +17,24 @@ import google_crc32c
 from multiraft._core import RunKind, decode_run, encode_run
 from multiraft.errors import StorageError
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
-from multiraft.interfaces import Base, HardState, LogStore, Member, Membership, Pinned, SnapshotRecord
+from multiraft.interfaces import (
+    Base,
+    HardState,
+    LogStore,
+    Member,
+    Membership,
+    Pinned,
+    SnapshotRecord,
+)
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.records import encode_base, encode_pinned, encode_snapshot_record
 from multiraft.worker import InlineWorker, Worker
 
 MEMBERS = Membership((Member(ReplicaId(1), NodeId(1), 1), Member(ReplicaId(2), NodeId(2), 1)))
+
+Arun = Callable[[Coroutine[Any, Any, None]], None]
+"""The fixture that runs a coroutine on each kind of loop."""
 
 RELAXED = LogSettings(durability="relaxed", reserve_bytes=0, ahead_bytes=0, map_bytes=256 << 20)
 """For tests of logic, not of durability: no sync, no space kept."""
@@ -52,7 +63,14 @@ def seal(sequence: int, store_id: int, runs: Sequence[bytes]) -> bytes:
 
 
 def entries_run(
-    group: int, first: int, term: int, payloads: Sequence[bytes], *, prev_term: int, commit: int = 0, kind: int = 1
+    group: int,
+    first: int,
+    term: int,
+    payloads: Sequence[bytes],
+    *,
+    prev_term: int,
+    commit: int = 0,
+    kind: int = 1,
 ) -> bytes:
     return encode_run(
         group=group,
@@ -66,7 +84,15 @@ def entries_run(
     )
 
 
-def record(kind: RunKind, group: int, payload: bytes | None, *, first: int = 0, term: int = 0, replica: int = 1) -> bytes:
+def record(
+    kind: RunKind,
+    group: int,
+    payload: bytes | None,
+    *,
+    first: int = 0,
+    term: int = 0,
+    replica: int = 1,
+) -> bytes:
     return encode_run(
         group=group,
         first=first,
@@ -80,13 +106,26 @@ def record(kind: RunKind, group: int, payload: bytes | None, *, first: int = 0, 
 
 
 def base_of(
-    index: int, term: int, *, replica: int = 1, hard_state: HardState | None = None, membership: Membership = MEMBERS
+    index: int,
+    term: int,
+    *,
+    replica: int = 1,
+    hard_state: HardState | None = None,
+    membership: Membership = MEMBERS,
 ) -> Base:
-    return Base(index, term, ReplicaId(replica), membership, hard_state if hard_state is not None else HardState())
+    return Base(
+        index,
+        term,
+        ReplicaId(replica),
+        membership,
+        hard_state if hard_state is not None else HardState(),
+    )
 
 
 def base_run(kind: RunKind, group: int, base: Base) -> bytes:
-    return record(kind, group, encode_base(base), first=base.index, term=base.term, replica=base.replica)
+    return record(
+        kind, group, encode_base(base), first=base.index, term=base.term, replica=base.replica
+    )
 
 
 def created(group: int, index: int = 0, term: int = 0, **options: Any) -> bytes:
@@ -118,8 +157,19 @@ def pending(group: int, snapshot: SnapshotRecord) -> bytes:
     base = snapshot.base
     payload = encode_snapshot_record(snapshot)
     return record(
-        RunKind.RUN_SNAPSHOT_PENDING, group, payload, first=base.index, term=base.term, replica=base.replica
+        RunKind.RUN_SNAPSHOT_PENDING,
+        group,
+        payload,
+        first=base.index,
+        term=base.term,
+        replica=base.replica,
     )
+
+
+def withdrawn(group: int, *, replica: int = 1) -> bytes:
+    """A SNAPSHOT_PENDING without a name: the one before is not pending any more."""
+    payload = encode_base(base_of(1, 1, replica=replica)) + struct.pack("<IQI", 0, 0, 0)
+    return record(RunKind.RUN_SNAPSHOT_PENDING, group, payload, first=1, term=1, replica=replica)
 
 
 def pin(node: int, store_id: int, boot_count: int, sequence: int) -> bytes:
@@ -166,7 +216,9 @@ def fetch(store: LogStore, group: int, first: int, bytes_max: int = 1 << 20) -> 
     return runs
 
 
-def read_entries(store: LogStore, group: int, first: int, bytes_max: int = 1 << 20) -> dict[int, tuple[int, int, bytes]]:
+def read_entries(
+    store: LogStore, group: int, first: int, bytes_max: int = 1 << 20
+) -> dict[int, tuple[int, int, bytes]]:
     """index -> (term, kind, payload) of everything from ``first`` on."""
     found: dict[int, tuple[int, int, bytes]] = {}
     while runs := fetch(store, group, first, bytes_max):
@@ -183,17 +235,13 @@ def read_entries(store: LogStore, group: int, first: int, bytes_max: int = 1 << 
 # -- with real threads --------------------------------------------------------------------------------------------------------
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine on a loop of its own."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        runner.run(main())
-
-
 class Threaded:
     """A store with two worker threads, and what it told its owner."""
 
     def __init__(self, path: Path, settings: LogSettings = RELAXED):
-        self.store = LmdbLogStore(path, writer=Worker("log"), reader=Worker("log-reader"), settings=settings)
+        self.store = LmdbLogStore(
+            path, writer=Worker("log"), reader=Worker("log-reader"), settings=settings
+        )
         self.store.on_synced = self._on_synced
         self.store.on_failed = self._on_failed
         self.synced: list[int] = []

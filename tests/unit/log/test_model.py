@@ -14,7 +14,9 @@ from multiraft.log.memory import MemoryLogStore
 from tests.unit.log.harness import RELAXED, Feeder, open_inline, read_entries
 from tests.unit.log.model import Model
 
-EAGER = replace(RELAXED, dead_batches_min=1, dead_batches_max=7, rewrite_share=0.5, rewrite_bytes_max=4096)
+EAGER = replace(
+    RELAXED, dead_batches_min=1, dead_batches_max=7, rewrite_share=0.5, rewrite_bytes_max=4096
+)
 LAZY = replace(RELAXED, dead_batches_min=12, dead_batches_max=30, rewrite_share=0.25)
 SETTINGS = {"eager": EAGER, "lazy": LAZY}
 
@@ -55,7 +57,9 @@ def test_stores_hold_what_the_model_holds(tmp_path: Path, seed: int, settings: s
     disk.close()
     disk = open_inline(tmp_path / "log", replace(SETTINGS[settings], verify="all"))
     check(disk, model)
-    assert figures(disk._index).first_sequence > 1, "nothing was ever compacted, so this proves too little"
+    assert figures(disk._index).first_sequence > 1, (
+        "nothing was ever compacted, so this proves too little"
+    )
     disk.close()
 
 

@@ -26,7 +26,15 @@ from multiraft.log.lookup import figures
 from multiraft.log.memory import MemoryLogStore
 from multiraft.log.schema import LogSettings
 from tests.unit.log import harness as h
-from tests.unit.log.harness import RELAXED, Feeder, Threaded, open_inline, opened, read_entries, run
+from tests.unit.log.harness import (
+    RELAXED,
+    Arun,
+    Feeder,
+    Threaded,
+    open_inline,
+    opened,
+    read_entries,
+)
 
 EAGER = replace(RELAXED, dead_batches_min=1, rewrite_share=0.5)
 
@@ -34,7 +42,9 @@ EAGER = replace(RELAXED, dead_batches_min=1, rewrite_share=0.5)
 def one_group(feeder: Feeder, entries: int = 5) -> None:
     feeder.append(h.created(1))
     for index in range(1, entries + 1):
-        feeder.append(h.entries_run(1, index, 1, [f"entry {index}".encode()], prev_term=int(index > 1)))
+        feeder.append(
+            h.entries_run(1, index, 1, [f"entry {index}".encode()], prev_term=int(index > 1))
+        )
 
 
 # -- durable before it is said to be ----------------------------------------------------------------------------------------------
@@ -42,7 +52,7 @@ def one_group(feeder: Feeder, entries: int = 5) -> None:
 
 @pytest.mark.parametrize("what", ["vote", "entry"])
 def test_p01_p03_nothing_is_said_to_be_synced_before_the_commit_returned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, arun: Arun, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     async def main() -> None:
         async with Threaded(tmp_path / "log") as it:
@@ -58,7 +68,9 @@ def test_p01_p03_nothing_is_said_to_be_synced_before_the_commit_returned(
 
             monkeypatch.setattr(LogEnvironment, "commit", slow_commit)
             vote = h.hard(1, HardState(term=3, vote=ReplicaId(2)))
-            it.feeder.append(vote if what == "vote" else h.entries_run(1, 1, 1, [b"x"], prev_term=0))
+            it.feeder.append(
+                vote if what == "vote" else h.entries_run(1, 1, 1, [b"x"], prev_term=0)
+            )
             await asyncio.to_thread(entered.wait, 20)
             for _ in range(50):
                 await asyncio.sleep(0)
@@ -68,7 +80,7 @@ def test_p01_p03_nothing_is_said_to_be_synced_before_the_commit_returned(
             await it.until(2)
             assert it.synced == [1, 2]
 
-    run(main)
+    arun(main())
 
 
 def test_p02_term_and_vote_are_one_record(tmp_path: Path) -> None:
@@ -81,10 +93,15 @@ def test_p02_term_and_vote_are_one_record(tmp_path: Path) -> None:
         feeder.append(h.hard(1, state))
     for keep in range(2, len(states) + 2):
         (found,) = store.crash(keep=keep).groups()
-        assert (found.hard_state.term, found.hard_state.vote) == (states[keep - 2].term, states[keep - 2].vote)
+        assert (found.hard_state.term, found.hard_state.vote) == (
+            states[keep - 2].term,
+            states[keep - 2].vote,
+        )
 
 
-def test_p11_the_first_failed_commit_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p11_the_first_failed_commit_is_final(
+    tmp_path: Path, arun: Arun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         async with Threaded(tmp_path / "log") as it:
             one_group(it.feeder)
@@ -112,7 +129,7 @@ def test_p11_the_first_failed_commit_is_final(tmp_path: Path, monkeypatch: pytes
             assert it.synced == told, "something was acknowledged after a failed commit"
         assert len(tries) == 1, "a commit was tried again after one had failed"
 
-    run(main)
+    arun(main())
     with opened(tmp_path / "log") as store:
         assert store.synced_sequence == 6
 
@@ -133,7 +150,9 @@ def test_p11_a_failed_write_of_the_boot_record_fails_the_open(
 # -- room -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_p13_a_full_disk_is_seen_before_a_commit_meets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p13_a_full_disk_is_seen_before_a_commit_meets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Room runs out while entries are written; the reserve carries votes on; freed room heals without a restart."""
     settings = replace(RELAXED, reserve_bytes=1 << 20, ahead_bytes=1 << 20)
     full = [False]
@@ -167,7 +186,9 @@ def test_p13_a_full_disk_is_seen_before_a_commit_meets_it(tmp_path: Path, monkey
         for term in range(1, 60):  # votes go on, although proposals would be refused
             feeder.append(h.hard(2, HardState(term=term, vote=ReplicaId(1))))
         assert store.synced_sequence == feeder.sequence
-        while store.synced_sequence == feeder.sequence:  # nobody listens, and the reserve is used up
+        while (
+            store.synced_sequence == feeder.sequence
+        ):  # nobody listens, and the reserve is used up
             index += 1
             feeder.append(h.entries_run(1, index, 1, [bytes(100_000)], prev_term=1))
             assert index < 200
@@ -188,7 +209,9 @@ def test_p13_a_really_full_disk(tmp_path: Path) -> None:
     mount = tmp_path / "disk"
     mount.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(mount)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(mount)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
@@ -221,7 +244,7 @@ def test_p13_a_really_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", str(mount)], check=True)
 
 
-def test_p14_a_full_map_grows_and_nobody_notices(tmp_path: Path) -> None:
+def test_p14_a_full_map_grows_and_nobody_notices(tmp_path: Path, arun: Arun) -> None:
     settings = replace(RELAXED, map_bytes=1 << 20)
 
     async def main() -> None:
@@ -231,7 +254,9 @@ def test_p14_a_full_map_grows_and_nobody_notices(tmp_path: Path) -> None:
             reads = []
             for index in range(1, 200):
                 it.feeder.append(
-                    h.entries_run(1, index, 1, [index.to_bytes(4, "big") * 12_500], prev_term=int(index > 1))
+                    h.entries_run(
+                        1, index, 1, [index.to_bytes(4, "big") * 12_500], prev_term=int(index > 1)
+                    )
                 )
                 if index % 10 == 0:
                     await it.until(index)
@@ -243,7 +268,7 @@ def test_p14_a_full_map_grows_and_nobody_notices(tmp_path: Path) -> None:
                 assert len(await read) >= 1
             assert it.synced == sorted(set(it.synced))
 
-    run(main)
+    arun(main())
     with opened(tmp_path / "log", replace(settings, verify="all")) as store:
         found = read_entries(store, 1, 1, bytes_max=1 << 24)
         assert {index: entry[2][:4] for index, entry in found.items()} == {
@@ -251,7 +276,7 @@ def test_p14_a_full_map_grows_and_nobody_notices(tmp_path: Path) -> None:
         }
 
 
-def test_p14_a_full_map_grows_while_closing(tmp_path: Path) -> None:
+def test_p14_a_full_map_grows_while_closing(tmp_path: Path, arun: Arun) -> None:
     async def main() -> None:
         it = Threaded(tmp_path / "log", replace(RELAXED, map_bytes=1 << 20))
         it.feeder.append(h.created(1))
@@ -259,7 +284,7 @@ def test_p14_a_full_map_grows_while_closing(tmp_path: Path) -> None:
             it.feeder.append(h.entries_run(1, index, 1, [bytes(100_000)], prev_term=int(index > 1)))
         it.store.close()
 
-    run(main)
+    arun(main())
     with opened(tmp_path / "log") as store:
         assert store.synced_sequence == 60
 
@@ -273,7 +298,10 @@ def test_p15_a_reader_slot_of_a_killed_process_is_cleared(tmp_path: Path) -> Non
     waits = opens + "print('open', flush=True)\nsys.stdin.read()\n"
     # Somebody else must have it open all the while, or LMDB begins a new table of readers by itself.
     holder = subprocess.Popen(
-        [sys.executable, "-c", waits, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", waits, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdin is not None
     assert holder.stdout is not None
@@ -307,7 +335,12 @@ def test_p15_no_read_outlives_its_job(tmp_path: Path) -> None:
 def test_p16_no_default_gives_durability_away(tmp_path: Path) -> None:
     store = open_inline(tmp_path / "log", LogSettings(reserve_bytes=0, ahead_bytes=0))
     flags = store._environment._env.flags()
-    assert (flags["sync"], flags["metasync"], flags["writemap"], flags["map_async"]) == (True, True, False, False)
+    assert (flags["sync"], flags["metasync"], flags["writemap"], flags["map_async"]) == (
+        True,
+        True,
+        False,
+        False,
+    )
     assert store._environment._env.lib_version()[:2] == (0, 9)
     store.close()
     assert LogSettings().durability == "full"
@@ -405,7 +438,9 @@ def test_p18_compaction_copies_no_damage(tmp_path: Path) -> None:
     assert not any(run.rewritten for run in runs_on_disk(path, 1))
 
 
-def test_p21_names_are_synced_before_the_store_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p21_names_are_synced_before_the_store_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[str] = []
     fsync = os.fsync
 
@@ -418,7 +453,9 @@ def test_p21_names_are_synced_before_the_store_answers(tmp_path: Path, monkeypat
     with opened(deep, LogSettings(reserve_bytes=0, ahead_bytes=0)):
         for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b", deep):
             assert str(path) in synced
-        assert synced.index(str(deep / "superblock.new")) < len(synced) - 1 - synced[::-1].index(str(deep))
+        assert synced.index(str(deep / "superblock.new")) < len(synced) - 1 - synced[::-1].index(
+            str(deep)
+        )
 
 
 # -- what a group still knows -----------------------------------------------------------------------------------------------------
@@ -450,12 +487,18 @@ def idle(feeder: Feeder, group: int = 2, batches: int = 300, first: int = 1) -> 
 def test_p52_p88_a_compacted_group_still_knows_itself(tmp_path: Path) -> None:
     with opened(tmp_path / "log", EAGER) as store:
         compacted(Feeder(store))
-        assert figures(store._index).first_sequence > 104, "the batches with the base are still there"
+        assert figures(store._index).first_sequence > 104, (
+            "the batches with the base are still there"
+        )
     with opened(tmp_path / "log", EAGER) as store:
         found = next(iter(store.groups()))
         assert (found.group, found.last_index, found.terms) == (1, 100, ())
         assert (found.base.index, found.base.term, found.base.membership) == (100, 3, MEMBERSHIP)
-        assert (found.hard_state.term, found.hard_state.vote, found.hard_state.commit) == (7, 2, 100)
+        assert (found.hard_state.term, found.hard_state.vote, found.hard_state.commit) == (
+            7,
+            2,
+            100,
+        )
         feeder = Feeder(store)
         feeder.append(h.entries_run(1, 101, 7, [b"on"], prev_term=3))
         with pytest.raises(InvariantViolation):
@@ -479,7 +522,9 @@ def test_p57_a_pending_snapshot_is_found_until_it_is_finished(tmp_path: Path) ->
     snapshot = SnapshotRecord(base, "1-50.snap", 123, 456)
     store = MemoryLogStore(auto=False)
     feeder = Feeder(store)
-    one_group(feeder)  # six batches, with entries that conflict with the snapshot and are longer than nothing
+    one_group(
+        feeder
+    )  # six batches, with entries that conflict with the snapshot and are longer than nothing
     store.sync()
     feeder.append(h.pending(1, snapshot))
     feeder.append(h.marked(1, 50, 4, membership=MEMBERSHIP))
@@ -501,7 +546,7 @@ def test_p57_a_pending_snapshot_can_be_withdrawn_and_survives_compaction(tmp_pat
     with opened(tmp_path / "log", EAGER) as store:
         assert next(iter(store.groups())).pending == snapshot
         feeder = Feeder(store)
-        feeder.append(h.pending(1, SnapshotRecord(h.base_of(50, 4), "", 0, 0)))
+        feeder.append(h.withdrawn(1))
         idle(feeder, first=301)
     with opened(tmp_path / "log", EAGER) as store:
         assert next(iter(store.groups())).pending is None
@@ -556,7 +601,11 @@ def test_p87_a_rewritten_run_counts_as_written_when_it_was(tmp_path: Path) -> No
             (group, *_) = store.groups()
             assert (group.last_index, group.terms) == (16, ((1, 1), (15, 3)))
             entries = read_entries(store, 1, 14)
-            assert {index: entry[2] for index, entry in entries.items()} == {14: b"old 14", 15: b"new 15", 16: b"new 16"}
+            assert {index: entry[2] for index, entry in entries.items()} == {
+                14: b"old 14",
+                15: b"new 15",
+                16: b"new 16",
+            }
             idle(Feeder(store), first=first)  # both are rewritten by now, in batches of their own
 
 
@@ -573,7 +622,10 @@ def test_p87_what_was_cut_never_comes_back(tmp_path: Path, how: str) -> None:
             feeder.append(h.truncated(1, 9))
         elif how == "conflict":
             feeder.append(h.entries_run(1, 9, 5, [b"nine"], prev_term=1))
-            feeder.append(h.hard(1, HardState(term=5, commit=9)), h.based(1, 9, 5, hard_state=HardState(term=5)))
+            feeder.append(
+                h.hard(1, HardState(term=5, commit=9)),
+                h.based(1, 9, 5, hard_state=HardState(term=5)),
+            )
         elif how == "mark":
             feeder.append(h.marked(1, 18, 6, hard_state=HardState(term=6)))
         else:
@@ -640,7 +692,9 @@ def test_transactions_are_all_or_nothing(tmp_path: Path) -> None:
             environment.write(Change(batches=[(6, b"six"), (5, b"again")]))
         with pytest.raises(LogCorrupt, match="gone"):
             environment.write(Change(batches=[(6, b"six")], delete_batches=range(3, 4)))
-        assert [(number, bytes(batch)) for number, batch in environment.scan(b"batches")] == [(5, b"five")]
+        assert [(number, bytes(batch)) for number, batch in environment.scan(b"batches")] == [
+            (5, b"five")
+        ]
     finally:
         environment.close()
         directory.close()
