@@ -132,7 +132,7 @@ class LogEnvironment:
             lib_version=0,
         )
 
-    # -- at open --------------------------------------------------------------------------------------------------------------
+    # -- at open ------------------------------------------------------------------------------------------------------
 
     def boot(self) -> tuple[int, StoreId] | None:
         """(boot count, store id) of the last open, or None."""
@@ -182,7 +182,7 @@ class LogEnvironment:
                 f"database {database.decode()} should have {expected} batches, but {seen} are there"
             )
 
-    # -- the log worker ---------------------------------------------------------------------------------------------------------
+    # -- the log worker -----------------------------------------------------------------------------------------------
 
     def write(self, change: Change) -> None:
         """All of it, durably, or nothing: then MapFull, or an error that is final."""
@@ -283,7 +283,7 @@ class LogEnvironment:
             if used + tail_bytes < size + MIB:
                 return
 
-    # -- the reader worker --------------------------------------------------------------------------------------------------------
+    # -- the reader worker --------------------------------------------------------------------------------------------
 
     def view(self) -> View:
         """A short read transaction, to be closed at once."""

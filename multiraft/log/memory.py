@@ -66,7 +66,7 @@ class MemoryLogStore:
         refuse_damage(self._index.finish(), self._index.findings_count)
         self.synced_sequence = self._index.last_sequence
 
-    # -- the contract -------------------------------------------------------------------------------------------------------------
+    # -- the contract -------------------------------------------------------------------------------------------------
 
     def groups(self) -> Iterator[GroupLog]:
         facts = [group_facts(self._index, group) for group in group_ids(self._index)]
@@ -118,7 +118,7 @@ class MemoryLogStore:
             self.sync()
         self._closed = True
 
-    # -- the test's control -------------------------------------------------------------------------------------------------------
+    # -- the test's control -------------------------------------------------------------------------------------------
 
     def sync(self, sequence: int | None = None) -> None:
         """Everything up to ``sequence`` (all of it) is durable now, and the owner is told."""
@@ -161,7 +161,7 @@ class MemoryLogStore:
         """What is there, by sequence."""
         return self._batches
 
-    # -- inside -------------------------------------------------------------------------------------------------------------------
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _later(self, call: Callable[[], None]) -> None:
         if self._jobs is None:

@@ -124,7 +124,7 @@ def live_runs(LogIndex index not None, uint64_t through, numbers):
     found = []
     for at in range(index.groups_count):
         group = index.groups[at]
-        for which in range(SLOTS):
+        for which in range(<uint32_t>SLOTS):
             slot = &group.slots[which]
             if slot.place and goes(slot.place, through, moving):
                 found.append(LiveRun(which, group.id, slot.place, slot.offset, slot.bytes, 0, 1))

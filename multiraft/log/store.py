@@ -26,7 +26,7 @@ from multiraft.log.compaction import Copied, Plan, account, copy_live, make_plan
 from multiraft.log.directory import LogDirectory, sync_directory, write_synced
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, MapFull, Room
 from multiraft.log.index import LogIndex
-from multiraft.log.loading import found_groups, load_index, open_store, pinned_of, refuse_damage
+from multiraft.log.loading import found_groups, open_store, pinned_of
 from multiraft.log.lookup import log_bytes, pinning_groups
 from multiraft.log.reads import Fetched, Reads, Request
 from multiraft.log.schema import SUPERBLOCK_FILE, LogSettings
@@ -104,7 +104,7 @@ class LmdbLogStore:
             quiet=self._reads_are_quiet,
         )
 
-    # -- what was found ---------------------------------------------------------------------------------------------------------
+    # -- what was found -----------------------------------------------------------------------------------------------
 
     def groups(self) -> Iterator[GroupLog]:
         """See ``interfaces.LogStore``. Before the first append this is what open found; later the present state."""
@@ -118,7 +118,7 @@ class LmdbLogStore:
     def pinned(self) -> Mapping[NodeId, Pinned]:
         return pinned_of(self._index)
 
-    # -- writing: on the loop -----------------------------------------------------------------------------------------------------
+    # -- writing: on the loop -----------------------------------------------------------------------------------------
 
     def append(self, batch: bytes) -> None:
         """See ``interfaces.LogStore``. Raises InvariantViolation for a batch that contradicts the log, before it is written."""
@@ -209,7 +209,7 @@ class LmdbLogStore:
         self._reads.resume()
         self.on_failed(self._failed)
 
-    # -- writing: on the log worker -----------------------------------------------------------------------------------------------
+    # -- writing: on the log worker -----------------------------------------------------------------------------------
 
     def _write(self, plan: Plan | None) -> Written:
         self._asked = False  # before the queue is emptied: what comes after asks anew
@@ -263,7 +263,7 @@ class LmdbLogStore:
         self._environment.grow()
         return self._write(None)
 
-    # -- reading ------------------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def fetch(self, group: GroupId, first: int, bytes_max: int, done: Fetched) -> None:
         """See ``interfaces.LogStore``. An empty list where there is nothing from ``first`` on: compacted, or not written yet.
@@ -272,7 +272,7 @@ class LmdbLogStore:
         """
         self._reads.fetch(Request(group, first, bytes_max, done))
 
-    # -- room -----------------------------------------------------------------------------------------------------------------------
+    # -- room ---------------------------------------------------------------------------------------------------------
 
     def pinning(self, bytes_over: int) -> Sequence[GroupId]:
         """See ``interfaces.LogStore``; 0 asks for as much as the log is over its budget. Looks at every group when over."""
@@ -311,7 +311,7 @@ class LmdbLogStore:
         sync_directory(target.parent)
         return []
 
-    # -- the end --------------------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """See ``interfaces.LogStore``. Blocks until what is queued is on the disk."""

@@ -106,7 +106,7 @@ class Model:
         )[0]
         return [*action(found), *([self.pin()] if self.chance.random() < 0.03 else [])]
 
-    # -- one action each: the model changes, and the runs that say so are returned --------------------------------------------
+    # -- one action each: the model changes, and the runs that say so are returned ------------------------------------
 
     def membership(self) -> Membership:
         count = self.chance.randint(0, 4)

@@ -47,7 +47,7 @@ def one_group(feeder: Feeder, entries: int = 5) -> None:
         )
 
 
-# -- durable before it is said to be ----------------------------------------------------------------------------------------------
+# -- durable before it is said to be ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["vote", "entry"])
@@ -147,7 +147,7 @@ def test_p11_a_failed_write_of_the_boot_record_fails_the_open(
         assert store.boot_count == 1
 
 
-# -- room -------------------------------------------------------------------------------------------------------------------------
+# -- room -------------------------------------------------------------------------------------------------------------
 
 
 def test_p13_a_full_disk_is_seen_before_a_commit_meets_it(
@@ -348,7 +348,7 @@ def test_p16_no_default_gives_durability_away(tmp_path: Path) -> None:
     assert not names & {"sync", "nosync", "metasync", "nometasync", "writemap", "map_async"}
 
 
-# -- damage -----------------------------------------------------------------------------------------------------------------------
+# -- damage -----------------------------------------------------------------------------------------------------------
 
 
 def replace_batch(path: Path, sequence: int, change: bytes | None) -> bytes:
@@ -458,7 +458,7 @@ def test_p21_names_are_synced_before_the_store_answers(
         )
 
 
-# -- what a group still knows -----------------------------------------------------------------------------------------------------
+# -- what a group still knows -----------------------------------------------------------------------------------------
 
 MEMBERSHIP = Membership((Member(ReplicaId(4), NodeId(1), 1), Member(ReplicaId(5), NodeId(2), 4)))
 

@@ -30,8 +30,8 @@ from multiraft.log.schema import LogSettings, Superblock
 from tests.unit.log import harness as h
 from tests.unit.log.harness import (
     RELAXED,
-    Feeder,
     Arun,
+    Feeder,
     Threaded,
     fetch,
     open_inline,
@@ -213,7 +213,6 @@ def test_an_interrupted_creation_is_continued(tmp_path: Path) -> None:
         ([h.tombstone(1), h.entries_run(1, 1, 1, [b"x"], prev_term=0)], "no living replica"),
         ([h.tombstone(1), h.created(1)], "replica 1 is or was here"),
         ([h.entries_run(1, 16, 0, [b"x"], prev_term=0)], "no sense"),
-        ([h.entries_run(1, 16, 1, [], prev_term=1)], "FAULT_SHAPE|no sense"),
     ],
 )
 def test_a_batch_that_contradicts_the_log_is_refused_before_it_is_written(
