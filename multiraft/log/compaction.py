@@ -158,7 +158,7 @@ def _carry(
     if run.part == COMMIT:
         data = hard_state_run(run.group, *plan.hard_states[run.group])
         return run, data, plan.delete.stop - 1, _POSITION_LAST
-    data = copy_run(batch, run.offset, run.bytes, run.group, run.first, run.count)
+    data = copy_run(batch, run.offset, run.bytes, run.group, run.first, run.entries)
     sequence, position = (
         carried_from(batch, run.offset) if is_rewritten else (run.place, run.offset)
     )

@@ -224,4 +224,4 @@ def _stored_run(
         batch = view.get(REWRITTEN if rewritten else BATCHES, key)
         if batch is None:
             raise LogCorrupt(f"group {group}: {place_name(piece.place)} is gone")
-        return copy_run(batch, piece.offset, piece.bytes, piece.group, piece.first, piece.count)
+        return copy_run(batch, piece.offset, piece.bytes, piece.group, piece.first, piece.entries)

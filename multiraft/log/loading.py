@@ -136,7 +136,7 @@ def found_groups(
                 if batch is None:
                     raise LogCorrupt(f"group {piece.group}: {place_name(piece.place)} is gone")
                 return copy_run(
-                    batch, piece.offset, piece.bytes, piece.group, piece.first, piece.count
+                    batch, piece.offset, piece.bytes, piece.group, piece.first, piece.entries
                 )
 
             for group in group_ids(index):

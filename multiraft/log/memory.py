@@ -180,7 +180,7 @@ class MemoryLogStore:
             piece.bytes,
             piece.group,
             piece.first,
-            piece.count,
+            piece.entries,
         )
 
     def _drop_dead(self) -> None:

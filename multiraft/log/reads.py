@@ -57,7 +57,7 @@ def read_pieces(
                     raise BatchMissing
                 runs.append(
                     copy_run(
-                        batch, piece.offset, piece.bytes, piece.group, piece.first, piece.count
+                        batch, piece.offset, piece.bytes, piece.group, piece.first, piece.entries
                     )
                 )
                 del batch
@@ -155,7 +155,7 @@ class Reads:
 
     @staticmethod
     def _gone(pieces: list[Piece]) -> LogCorrupt:
-        first, last = pieces[0].first, pieces[-1].first + pieces[-1].count - 1
+        first, last = pieces[0].first, pieces[-1].first + pieces[-1].entries - 1
         names = ", ".join(sorted({place_name(piece.place) for piece in pieces})[:8])
         return LogCorrupt(
             f"group {pieces[0].group}: entries {first} to {last} should be in {names}, and not all of it is there",

@@ -144,7 +144,7 @@ class Piece(NamedTuple):
     group: int
     kind: int
     first: int
-    count: int
+    entries: int
     term: int
 
 
@@ -191,7 +191,7 @@ class LiveRun(NamedTuple):
     offset: int
     bytes: int
     first: int
-    count: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ class LmdbLogStore:
         self._unsynced: dict[int, bytes] = {}
         self._asked = False  # a job was submitted that has not looked into the queue yet
         self._writes = 0  # jobs whose news has not arrived
+        self._planned = False  # one of those jobs has a plan: what it moves is not in the index yet
         self._broken = False  # the log worker's own knowledge of a failure
         self._stuck = False  # the disk is full, and batches wait for room
         self._closed = False
@@ -147,8 +148,9 @@ class LmdbLogStore:
         self._asked = True
         self._writes += 1
         plan = None
-        if self._writes == 1 and self.damage is None:
+        if not self._planned and self.damage is None:
             plan = make_plan(self._index, self.synced_sequence, self.settings)
+            self._planned = plan is not None
         self._writer.submit(
             lambda: self._write(plan), lambda written, error: self._written(plan, written, error)
         )
@@ -158,6 +160,8 @@ class LmdbLogStore:
     ) -> None:
         """The news of one job."""
         self._writes -= 1
+        if plan is not None:
+            self._planned = False
         if written is None:
             self._fail(error)
             return

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import lmdb
 
 from multiraft._core import RunKind, decode_run, encode_run
 from multiraft.errors import StorageError
@@ -230,6 +231,36 @@ def read_entries(
                     found[run.first + at] = (run.term, int(run.kind), bytes(payload))
         first = max(found) + 1
     return found
+
+
+def one_group(feeder: Feeder, entries: int = 5) -> None:
+    feeder.append(created(1))
+    for index in range(1, entries + 1):
+        feeder.append(
+            entries_run(1, index, 1, [f"entry {index}".encode()], prev_term=int(index > 1))
+        )
+
+
+# -- behind the store's back ------------------------------------------------------------
+
+
+def replace_batch(path: Path, sequence: int, change: bytes | None) -> bytes:
+    """Put other bytes (None: nothing) in the place of a batch, behind the store's back. Returns what was there."""
+    with lmdb.open(str(path), max_dbs=3, map_size=1 << 28, lib_version=0) as environment:
+        database = environment.open_db(b"batches")
+        with environment.begin(write=True, db=database) as transaction:
+            key = sequence.to_bytes(8, "big")
+            old = transaction.get(key)
+            assert old is not None
+            if change is None:
+                transaction.delete(key)
+            else:
+                transaction.put(key, change)
+    return old
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
 
 
 # -- with real threads ------------------------------------------------------------------------------------------------
