@@ -5,8 +5,9 @@ The model keeps every entry as a tuple in a dict. It knows nothing of batches, s
 
 from __future__ import annotations
 
+import copy
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from multiraft._core import RunKind
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
@@ -75,6 +76,15 @@ class Model:
         self.replicas = dict.fromkeys(self.ids, 0)
         self.pins: dict[int, Pinned] = {}
         self.serial = 0
+
+    def snapshot(self) -> Model:
+        """The same state, to go back to; chance goes on as it would have."""
+        made = copy.copy(self)
+        made.groups = {
+            group: replace(each, entries=dict(each.entries)) for group, each in self.groups.items()
+        }
+        made.replicas, made.pins = dict(self.replicas), dict(self.pins)
+        return made
 
     def batch(self) -> list[bytes]:
         """The runs of one batch; the model has taken them in."""

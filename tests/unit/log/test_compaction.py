@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_dead_batches_wait_for_a_flush_and_come_in_bounded_numbers(tmp_path: Pat
         for term in range(1, 12):
             feeder.append(h.hard(1, HardState(term=term, commit=99)))
             firsts.append(figures(store._index).first_sequence)
-        steps = [after - before for before, after in zip(firsts, firsts[1:], strict=False)]
+        steps = [after - before for before, after in itertools.pairwise(firsts)]
         assert all(step == 0 or 10 <= step <= 20 for step in steps), steps
         assert firsts[-1] > 80
 

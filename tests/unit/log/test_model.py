@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,16 +67,15 @@ def test_memory_crash_keeps_the_synced_prefix(seed: int) -> None:
     model = Model(seed)
     store = MemoryLogStore(auto=False)
     feeder = Feeder(store)
-    synced = copy.deepcopy(model)
+    synced = model.snapshot()
     for _ in range(120):
         feeder.append(*model.batch())
         if model.chance.random() < 0.2:
             store.sync()
-            synced = copy.deepcopy(model)
+            synced = model.snapshot()
         if model.chance.random() < 0.05:
             store = store.crash()
-            chance, model = model.chance, copy.deepcopy(synced)
-            model.chance = chance
+            model = synced.snapshot()
             check(store, model)
             feeder = Feeder(store)
     assert store.synced_sequence > 0
