@@ -338,11 +338,12 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "transport"):
             await self.transport.close()
-        for part in ("log", "machine"):
-            if hasattr(self, part):
-                await asyncio.to_thread(getattr(self, part).close)
-        for worker in self._workers:
+        if hasattr(self, "log"):
+            await asyncio.to_thread(self.log.close)
+        for worker in self._workers:             # a flush or a read that is under way needs the state's environment
             await asyncio.to_thread(worker.close)
+        if hasattr(self, "machine"):
+            self.machine.close()
         if not self._ended.done():
             self._ended.set_result(None)
         self._wake_waiting()

@@ -34,8 +34,8 @@ class Routing:
 
     def physical(self, key: bytes) -> bytes:
         """The key as it stands on the disk. Raises InvalidCommand or TooLarge."""
-        if not key:
-            raise InvalidCommand("a key has at least one byte")
+        if not isinstance(key, bytes) or not key:
+            raise InvalidCommand(f"a key is bytes, one at least, and not {key!r:.50}")
         return physical_key(self.space, key, self.hashed)
 
     def find(self, physical: bytes) -> tuple[int, int]:
