@@ -54,7 +54,7 @@ def test_stubs_say_what_the_compiled_modules_are() -> None:
         pytest.skip("no compiled module with a stub here: run `make build`")
     run(
         "mypy.stubtest",
-        "--mypy-config-file=pyproject.toml",
+        "--mypy-config-file=tests/stubtest.ini",
         "--allowlist=tests/stubtest_allowlist.txt",
         *modules,
     )
