@@ -290,6 +290,7 @@ cdef class MultiRaft:
             PyBuffer_Release(&buffer)
 
     cdef int _step_messages(self, Outbox* origin, const char* data, Py_ssize_t left) except -1:
+        cdef Engine engine = self.engine
         cdef Message message
         cdef Replica* replica
         cdef int fault
@@ -298,14 +299,13 @@ cdef class MultiRaft:
             fault = message_parse(data, left, &message)
             if fault:
                 raise PeerProtocolError(f"node {origin.node} sent a message that is none: {Fault(fault).name}")
-            message.origin = origin
             self.messages_stepped += 1
             if message.head.kind >= MSG_FORWARD:
                 self._post(origin.node, &message)
             else:
                 replica = table_get(&self.table, message.head.group)
                 if replica != NULL:
-                    step(self.engine, replica, &message)
+                    step(engine, replica, &message)
                 else:
                     self.unknown_group_messages += 1
             data += message.head.length
@@ -391,6 +391,7 @@ cdef class MultiRaft:
 
     def persisted(self, sequence):
         """Every batch up to ``sequence`` is synced: acknowledgements may leave, and commit indexes may move."""
+        cdef Engine engine = self.engine
         cdef Handout* handout
         if not self.persisted_sequence <= sequence <= self.sequence:
             raise InvariantViolation(
@@ -402,7 +403,7 @@ cdef class MultiRaft:
             self.waiting_start += 1
             self.waiting_count -= 1
             if handout.replica != NULL:
-                persisted(self.engine, handout.replica, handout.term, handout.generation, handout.index)
+                persisted(engine, handout.replica, handout.term, handout.generation, handout.index)
         if self.waiting_count == 0:
             self.waiting_start = 0
         kept = 0
@@ -413,6 +414,7 @@ cdef class MultiRaft:
 
     def applied(self, CommittedRuns runs not None, Py_ssize_t start, Py_ssize_t end):
         """Items ``start .. end - 1`` of ``runs`` are applied, and the first ``skip`` entries of item ``end`` if any."""
+        cdef Engine engine = self.engine
         cdef Py_ssize_t at
         cdef CommittedRun* item
         cdef Replica* replica
@@ -422,12 +424,12 @@ cdef class MultiRaft:
             item = &runs.items[at]
             replica = self.find(item.group)
             if replica != NULL:
-                applied(self.engine, replica, item.first + item.count - 1)
+                applied(engine, replica, item.first + item.count - 1)
         if end < runs.count and runs.items[end].skip:
             item = &runs.items[end]
             replica = self.find(item.group)
             if replica != NULL:
-                applied(self.engine, replica, item.first + item.skip - 1)
+                applied(engine, replica, item.first + item.skip - 1)
 
     def apply_membership(self, group, index, payload):
         """A membership entry takes effect; the encoded membership from here on."""

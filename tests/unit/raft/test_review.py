@@ -293,6 +293,21 @@ def test_p58_a_snapshot_that_its_peer_no_longer_needs_is_not_sent() -> None:
     assert cluster[1].status().peers[3].match_index == 7
 
 
+@pytest.mark.parametrize("sizes", [(50, 1, 1), (50, 50, 50), (1, 50, 1)])
+def test_an_entry_above_the_limit_of_a_message_travels_alone(sizes: tuple[int, ...]) -> None:
+    """What follows it was sent along in the same message, however much that was: no peer takes more than 16 MiB."""
+    replica = Replica(replace(PLAIN, message_bytes_max=20), replica=1, membership=voters(1, 2))
+    make_leader(replica)
+    answers(replica)
+    for size in sizes:
+        replica.propose(b"x" * size)
+        answers(replica)                         # a run each
+    replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=1, index=1))
+    sent = [[len(e.payload) for e in m.entries] for m in answers(replica) if m.kind == K.MSG_APPEND]
+    assert all(len(payloads) == 1 or sum(payloads) + 4 * len(payloads) <= 20 for payloads in sent), sent
+    assert sum(sent, []) == list(sizes)
+
+
 def test_p24_a_snapshot_that_is_ready_too_late_is_not_sent_by_a_follower() -> None:
     cluster = Cluster()
     cluster.elect(1)

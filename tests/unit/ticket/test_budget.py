@@ -123,7 +123,7 @@ def test_a_ticket_that_nobody_waits_for_costs_no_budget(desk: Desk) -> None:
     assert desk.run(body()) == [0]
 
 
-def test_p99_a_small_budget_is_kept_over_a_long_backlog(desk: Desk) -> None:
+def test_a_small_budget_is_kept_over_a_long_backlog(desk: Desk) -> None:
     async def body() -> Any:
         woken = 0
 

@@ -214,6 +214,14 @@ def test_a_step_of_an_answered_ticket_ends_with_the_value(desk: Desk, value: Any
         assert stop.value.value is value
 
 
+def test_a_value_arrives_without_a_traceback(desk: Desk) -> None:
+    """Raised by Cython's own code it would have one, and cost what a ticket saves: the slots are filled by hand."""
+    with pytest.raises(StopIteration) as stop:
+        next(desk.waker.answered(5))
+    assert stop.value.__traceback__ is not None
+    assert stop.value.__traceback__.tb_next is None
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_step_of_any_other_ticket_raises(desk: Desk, state: str) -> None:
     for step in steps_by_hand(in_state(desk, state)):
