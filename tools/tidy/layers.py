@@ -48,6 +48,9 @@ RINGS: dict[str, int] = {
     "testing": 60,
 }
 
+# What lies so low that nothing of ours lies below it.
+VOCABULARY = 10
+
 
 def unit_of_path(path: str) -> str | None:
     """The child of the package that a file belongs to; "" is the package's own face, None another tree."""
