@@ -1,1 +1,5 @@
-"""Ring 4: the command line. A face over what the library offers; it decides nothing that the library could not be asked."""
+"""The command line: ``multiraft``, and ``python -m multiraft``.
+
+A face over the library, with nothing of its own: each command lives in a module that is imported when it is called, so that
+``--help`` and completion import click and nothing heavier. Exit codes are in ``exits`` and in each command's help.
+"""
