@@ -187,6 +187,13 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self.closed.set()
 
+    def abandoned(self) -> None:
+        """The attempt that made it was cancelled. uvloop then closes the socket without telling the protocol of it, even
+        when it had told of the connection; other loops do tell, and a second word changes nothing.
+        """
+        self.end(None)
+        self.connection_lost(None)
+
     def eof_received(self) -> bool:
         return False
 
