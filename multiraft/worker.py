@@ -82,6 +82,11 @@ class InlineWorker:
         """Nothing to wait for."""
 
 
+async def aside(job: Callable[[], T]) -> T:
+    """Run one blocking job - opening or closing something - on a thread of its own, and wait for it."""
+    return await asyncio.to_thread(job)
+
+
 class Background:
     """A thread that writes away what it is given, one item after another; ``put`` never waits.
 

@@ -42,7 +42,7 @@ from multiraft.node.turn import Turn
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
 from multiraft.transport.transport import LoopTransport
-from multiraft.worker import Worker
+from multiraft.worker import Worker, aside
 
 logger = logging.getLogger("multiraft.node")
 
@@ -119,7 +119,7 @@ class Node:
         directory = Path(config.data_dir)
         self.clock = BootClock()
         for one in (directory, directory / "snapshots", directory / "incoming"):
-            await asyncio.to_thread(one.mkdir, parents=True, exist_ok=True)
+            one.mkdir(parents=True, exist_ok=True)
         self.log = await self._open_log(directory)
         self.machine = await self._open_machine(directory)
         seed = config.seed if config.seed is not None else random.SystemRandom().getrandbits(48)
@@ -163,8 +163,8 @@ class Node:
             reserve_bytes=self.config.reserve_bytes,
         )
         writer, reader = self._worker("log"), self._worker("log-reader")
-        return await asyncio.to_thread(
-            LmdbLogStore, directory / "log", writer=writer, reader=reader, settings=settings
+        return await aside(
+            lambda: LmdbLogStore(directory / "log", writer=writer, reader=reader, settings=settings)
         )
 
     async def _open_machine(self, directory: Path) -> KeyValueStore:
@@ -174,8 +174,8 @@ class Node:
             self._worker("state-reader"),
             self._worker("snapshots"),
         )
-        return await asyncio.to_thread(
-            KeyValueStore.open, directory / "state", options, flusher, reader, files
+        return await aside(
+            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files)
         )
 
     def _worker(self, name: str) -> Worker:
@@ -225,6 +225,24 @@ class Node:
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
         self.forwarding.linked = self.peers.linked
+        self._wire_keeping()
+        self.store = Store(
+            config=config,
+            multi=self.multi,
+            machine=self.machine,
+            waiters=self.waiters,
+            reads=self.reads,
+            waker=self.waker,
+            routing=self.routing,
+            now_ns=self.turn.now,
+        )
+        self.log.on_synced = self.turn.on_synced
+        self.log.on_failed = self.failed
+        self.machine.on_failed = self.failed
+
+    def _wire_keeping(self) -> None:
+        """Make what flushes and compacts, moves snapshots, and knows which replicas live here."""
+        config = self.config
         self.keeper = Keeper(
             multi=self.multi,
             log=self.log,
@@ -257,19 +275,6 @@ class Node:
             self.keeper.after_sync,
             self.transfers.resume,
         )
-        self.store = Store(
-            config=config,
-            multi=self.multi,
-            machine=self.machine,
-            waiters=self.waiters,
-            reads=self.reads,
-            waker=self.waker,
-            routing=self.routing,
-            now_ns=self.turn.now,
-        )
-        self.log.on_synced = self.turn.on_synced
-        self.log.on_failed = self.failed
-        self.machine.on_failed = self.failed
 
     async def ready(self, timeout: float | None = None) -> None:
         """Wait until this node knows every shard and a leader for each. Raises TimeoutError, or what ended the node."""
@@ -339,9 +344,9 @@ class Node:
         if hasattr(self, "transport"):
             await self.transport.close()
         if hasattr(self, "log"):
-            await asyncio.to_thread(self.log.close)
+            await aside(self.log.close)
         for worker in self._workers:             # a flush or a read that is under way needs the state's environment
-            await asyncio.to_thread(worker.close)
+            await aside(worker.close)
         if hasattr(self, "machine"):
             self.machine.close()
         if not self._ended.done():
