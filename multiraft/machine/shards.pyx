@@ -60,6 +60,8 @@ cdef class Shard:
 
     def describe(self, descriptor):
         """Take over another descriptor: range, epochs, revision base."""
+        if type(descriptor.start) is not bytes or type(descriptor.end) is not bytes:
+            raise InvariantViolation("the ends of a shard must be bytes")
         self.descriptor = descriptor
         self.start = descriptor.start
         self.end = descriptor.end
