@@ -68,7 +68,6 @@ from multiraft.log.entries cimport (
     Group,
     Item,
     group_advance,
-    group_clear,
     group_commit,
     group_conflict,
     group_cut,
@@ -268,7 +267,7 @@ cdef class LogIndex:
         cdef uint64_t next = group.base_index + 1
         cdef uint32_t at
         if group.count and group.flags & BASED and next < group_first(group) and group.flags & MAYBE_CUT:
-            group_clear(group, &self.books)      # nothing bridged the hole, so the mark did cut them
+            group_cut(group, &self.books, 0, self.books.direct.first)    # nothing bridged the hole: the mark did cut them
         if group.flags & (BASED | DEAD) == 0:
             self.report(FindingKind.GAP, "no base record is left of the group", group.id, 0, group_last(group))
             return 0
@@ -555,11 +554,10 @@ cdef class LogIndex:
         if known == 0 and run.first < group_last(group):
             group.flags |= MAYBE_CUT             # the entry there is not known: whether it fitted is decided by what comes
             return 1
-        if run.first <= group_last(group):
-            if group_commit(group) >= run.first:
-                self.report_run(run, f"{group_commit(group)} is committed, and the entry there is another")
-                return 0
-            group_cut(group, &self.books, run.first + 1, sequence)
+        if run.first <= group_last(group) and group_commit(group) >= run.first:
+            self.report_run(run, f"{group_commit(group)} is committed, and the entry there is another")
+            return 0
+        group_cut(group, &self.books, 0, sequence)       # also what is before it: it may never have been committed
         return 1
 
     cdef bint take_hard_state(self, Group* group, const RunHeader* run, const BasePayload* base) except -1:

@@ -44,8 +44,8 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-REWRITE_RUN_BYTES_MAX = MIB
-"""A live run above this is never copied by compaction: it is no straggler, and its group should be flushed instead."""
+REWRITE_BYTES_LIMIT = 4 * MIB
+"""No setting lets compaction copy more in one transaction. What is larger is no straggler: its group should be flushed."""
 FETCH_BYTES_MAX = 64 * MIB
 FINDINGS_MAX = 1000
 
@@ -220,6 +220,10 @@ class LogSettings:
         for name in ("budget_bytes", "reserve_bytes", "ahead_bytes", "rewrite_bytes_max"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.rewrite_bytes_max > REWRITE_BYTES_LIMIT:
+            raise ConfigError(
+                f"rewrite_bytes_max is {self.rewrite_bytes_max}; it must be at most {REWRITE_BYTES_LIMIT}"
+            )
         if self.map_bytes < MIB:
             raise ConfigError(f"map_bytes is {self.map_bytes}; it must be at least {MIB}")
         if not 1 <= self.readers_max <= 65536:

@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from multiraft.errors import NoSpace
 from multiraft.interfaces import LogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.raft import MultiRaft
@@ -48,8 +49,8 @@ class Keeper:
         self._log_budget_bytes = log_budget_bytes
         self._tail_bytes_max = tail_bytes_max
         self._frozen: set[int] = set()
-        self._fresh: list[int] = []
-        self._barriers: deque[tuple[int, int]] = deque()
+        self._fresh: list[Callable[[], None]] = []
+        self._barriers: deque[tuple[int, Callable[[], None]]] = deque()
         self._pinning: frozenset[int] = frozenset()
         self.flushes = 0
 
@@ -58,11 +59,7 @@ class Keeper:
         self._multi.trim_memory(self._tail_bytes_max)
         over = self._log.space().used_bytes - self._log_budget_bytes
         self._pinning = frozenset(self._log.pinning(over)) if over > 0 else frozenset()
-        for group in [*self._store.due(now_ns), *sorted(self._pinning)]:
-            self.freeze(group)
-
-    def look(self, now_ns: int) -> None:
-        """A state machine has no room: freeze what is full at once, without waiting for the tick."""
+        self._store.request_flush(sorted(self._pinning))
         for group in self._store.due(now_ns):
             self.freeze(group)
 
@@ -70,21 +67,26 @@ class Keeper:
         """Begin a flush of the group's memtable, unless one is under way."""
         if group in self._frozen or group not in self._multi:
             return
-        if self._store.freeze(group) is None:
-            return                               # it holds nothing that is not on the disk
         self._frozen.add(group)
+        self._store.freeze(group)
         self._multi.record_commit(group)
-        self._fresh.append(group)
+        self.after_sync(
+            lambda: self._store.flush(
+                group, lambda index, error: self._flushed(group, index, error)
+            )
+        )
+
+    def after_sync(self, act: Callable[[], None]) -> None:
+        """Call ``act`` once everything that is in the log's next batch, and all before it, is synced."""
+        self._fresh.append(act)
         self._kick()
 
     def turned(self) -> None:
-        """The turn has handed out its batches: what was frozen before waits for the newest of them, and may go when synced."""
-        for group in self._fresh:
-            self._barriers.append((self._multi.sequence, group))
+        """The turn has handed out its batches: what was asked for before waits for the newest of them, and goes when synced."""
+        self._barriers.extend((self._multi.sequence, act) for act in self._fresh)
         self._fresh.clear()
         while self._barriers and self._barriers[0][0] <= self._multi.persisted_sequence:
-            _, group = self._barriers.popleft()
-            self._store.flush(group, lambda index, error, group=group: self._flushed(group, index, error))
+            self._barriers.popleft()[1]()
 
     def idle(self) -> bool:
         """Is no flush under way?"""
@@ -92,6 +94,9 @@ class Keeper:
 
     def _flushed(self, group: int, applied_index: int | None, error: BaseException | None) -> None:
         self._frozen.discard(group)
+        if isinstance(error, NoSpace):
+            logger.warning("group %d is not flushed: %s", group, error, extra={"group": group})
+            return  # nothing happened; it stays due and is tried with a later tick
         if error is not None:
             self._failed(error)
             return

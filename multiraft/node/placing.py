@@ -28,8 +28,9 @@ from multiraft.node.meta import (
     space_prefix,
 )
 from multiraft.node.routing import Routing
+from multiraft.node.snapshots import check_base
 from multiraft.raft import MultiRaft
-from multiraft.records import decode_membership
+from multiraft.records import decode_membership, encode_membership
 
 logger = logging.getLogger("multiraft.node")
 
@@ -48,12 +49,16 @@ class Placing:
         machine: KeyValueStore,
         routing: Routing,
         learned: Callable[[ShardMap], None],
+        after_sync: Callable[[Callable[[], None]], None],
+        restored: Callable[[GroupLog, int], None],
     ) -> None:
         self._config = config
         self._multi = multi
         self._machine = machine
         self._routing = routing
         self._learned = learned
+        self._after_sync = after_sync
+        self._restored = restored
         self._found: dict[GroupId, GroupLog] = {}
         self._flushed = {shard.group: shard for shard in machine.shards()}
         self._bootstrapping = False
@@ -103,7 +108,10 @@ class Placing:
         self.map = shard_map
         self._routing.set(shard_map)
         for shard in shard_map.shards:
-            if shard.replica_on(self._config.node_id) is not None and shard.group not in self._multi:
+            if (
+                shard.replica_on(self._config.node_id) is not None
+                and shard.group not in self._multi
+            ):
                 if shard.group in self._found:
                     self._restore(shard)
                 else:
@@ -115,8 +123,9 @@ class Placing:
         records: list[tuple[bytes, bytes]] = []
         resume: bytes | None = start
         while resume is not None:
-            page, resume = self._machine.scan_page(META_GROUP, resume, end, PAGE_KEYS, PAGE_BYTES, False)
-            records += [(key[2:], value) for key, _revision, value in page]
+            page = self._machine.scan_page(META_GROUP, resume, end, PAGE_KEYS, PAGE_BYTES)
+            resume = page.resume
+            records += [(key[2:], value) for key, _revision, value in page.entries]
         return records
 
     # -- replicas ---------------------------------------------------------------------------------------------------------------
@@ -125,7 +134,8 @@ class Placing:
         """A replica that begins. Its record is in the log before the state environment hears of it (the flush waits for it)."""
         replica = shard.replica_on(self._config.node_id)
         self._multi.create(shard.group, replica=replica, membership=shard.membership)
-        self._machine.create(shard.group, descriptor_of(shard), shard.membership)
+        if self._flushed.pop(shard.group, None) is None:
+            self._after_sync(lambda: self._begin_state(shard))
         if shard.replicas[0][1] == self._config.node_id:
             self._multi.replica(shard.group).campaign()
 
@@ -135,17 +145,23 @@ class Placing:
         if flushed is not None:
             membership = decode_membership(flushed.membership)
             applied_index = flushed.applied_index
+            if group_log.pending is None:
+                check_base(shard.group, group_log.base.index, applied_index)
         elif group_log.base.index == 0:
             membership, applied_index = group_log.base.membership, 0
-            self._machine.create(shard.group, descriptor_of(shard), membership)
+            self._begin_state(shard)
         else:
             raise LogCorrupt(
                 f"the log of group {shard.group} begins after entry {group_log.base.index}, but the state below is gone",
                 damage={shard.group: (1, group_log.base.index)},
             )
         self._multi.restore(group_log, membership=membership, applied_index=applied_index)
+        self._restored(group_log, applied_index)
         if len(membership.members) == 1:
             self._multi.replica(shard.group).campaign()
+
+    def _begin_state(self, shard: ShardRecord) -> None:
+        self._machine.create(shard.group, descriptor_of(shard), encode_membership(shard.membership))
 
     def spread(self, linked: Callable[[int], bool], moves_max: int) -> int:
         """Hand leaderships to the nodes where the map wants them, a few at a time; how many were begun."""

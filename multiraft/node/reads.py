@@ -21,10 +21,10 @@ from multiraft.raft import MultiRaft
 
 @dataclass(slots=True)
 class Read:
-    """One read that waits: ``run`` makes its answer, ``deadline_ns`` ends the wait."""
+    """One read that waits: ``run`` settles its ticket, now or when the disk answered; ``deadline_ns`` ends the wait."""
 
     ticket: Ticket[Any]
-    run: Callable[[], Any]
+    run: Callable[[Ticket[Any]], None]
     deadline_ns: int
 
 
@@ -40,7 +40,9 @@ class Round:
 class Reads:
     """All waiting reads of a node. ``retry_ns`` is how long a round may stay unanswered before it is asked anew."""
 
-    def __init__(self, multi: MultiRaft, waker: Waker, kick: Callable[[], None], retry_ns: int) -> None:
+    def __init__(
+        self, multi: MultiRaft, waker: Waker, kick: Callable[[], None], retry_ns: int
+    ) -> None:
         self._multi = multi
         self._waker = waker
         self.kick = kick
@@ -55,8 +57,10 @@ class Reads:
         held += sum(len(one.reads) for one in self._rounds.values())
         return held + sum(len(reads) for waits in self._applying.values() for _, reads in waits)
 
-    def submit(self, group: int, run: Callable[[], Any], deadline_ns: int) -> Ticket[Any]:
-        """A ticket for what ``run`` gives once this replica is known to be as new as the call."""
+    def submit(
+        self, group: int, run: Callable[[Ticket[Any]], None], deadline_ns: int
+    ) -> Ticket[Any]:
+        """A ticket that ``run`` settles once this replica is known to be as new as the call."""
         read = Read(self._waker.ticket(), run, deadline_ns)
         self._gathering.setdefault(group, []).append(read)
         self.kick()
@@ -135,7 +139,9 @@ class Reads:
         if read.deadline_ns > now_ns:
             return False
         # A read changes nothing, but its deadline is reported as every other: the caller handles one kind of timeout.
-        self._waker.fail(read.ticket, DeadlineExceeded("the time was up before the read could be confirmed"))
+        self._waker.fail(
+            read.ticket, DeadlineExceeded("the time was up before the read could be confirmed")
+        )
         return True
 
     def _serve(self, reads: list[Read]) -> None:
@@ -143,8 +149,6 @@ class Reads:
             if read.ticket.done():
                 continue
             try:
-                value = read.run()
+                read.run(read.ticket)
             except MultiRaftError as error:
                 self._waker.fail(read.ticket, error)
-            else:
-                self._waker.settle(read.ticket, value)

@@ -7,28 +7,31 @@ itself; a scan keeps a small page of each slot and gives out the smallest key.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from multiraft._ticket import Ticket
-from multiraft.machine.kv import KeyValueStore
+from multiraft.machine.scans import ScanPage
 from multiraft.node.meta import ShardRecord
 from multiraft.node.routing import Routing
 
 PAGE_KEYS = 512
 PAGE_BYTES = 1024 * 1024
 SLOT_PAGE_KEYS = 16
-SLOT_PAGE_BYTES = 16 * 1024
+
+SLOTS_AT_ONCE = 64
+"""Slots whose first pages are read under one confirmation: about a millisecond of the loop."""
 
 Pair = tuple[bytes, bytes]
-Confirm = Callable[[int, Callable[[], Any]], Ticket[Any]]
+Range = tuple[bytes, bytes]
+PagesOf = Callable[[int, Sequence[Range], int, bool], Awaitable[list[ScanPage]]]
+"""(group, ranges of physical keys, keys a page at most, reverse) -> a page of each."""
 
 
 async def scan_shards(
     routing: Routing,
-    machine: KeyValueStore,
-    confirm: Confirm,
+    pages_of: PagesOf,
     low: bytes,
     high: bytes,
     *,
@@ -36,85 +39,85 @@ async def scan_shards(
     limit: int | None,
 ) -> AsyncIterator[Pair]:
     """Keys and values from ``low`` up to ``high`` (b"": the end), in order."""
-    if not routing.hashed:
-        ranges = routing.ranges(low, high)
-        for shard, start, end in reversed(ranges) if reverse else ranges:
-            async for key, value in _scan_range(machine, confirm, shard.group, start, end, reverse, limit):
-                yield key[2:], value
+    ranges = routing.ranges(low, high)
+    if routing.hashed:
+        shards = [
+            [
+                _Slot(pages_of, shard, slot, routing.space, low, high, reverse)
+                for slot in routing.slots_of(shard)
+            ]
+            for shard, _, _ in ranges
+        ]
+        async with asyncio.TaskGroup() as group:
+            for slots in shards:
+                group.create_task(_first_pages(pages_of, slots, reverse))
+        async for pair in _merge([slot for slots in shards for slot in slots], reverse):
+            yield pair
         return
-    streams = [
-        _SlotStreams(routing, machine, confirm, shard, low, high, reverse) for shard, _, _ in routing.ranges(low, high)
-    ]
-    async for pair in _merge(streams, reverse):
-        yield pair
-
-
-async def _scan_range(
-    machine: KeyValueStore,
-    confirm: Confirm,
-    group: int,
-    start: bytes,
-    end: bytes,
-    reverse: bool,
-    limit: int | None,
-) -> AsyncIterator[Pair]:
     keys_max = PAGE_KEYS if limit is None else max(1, min(PAGE_KEYS, limit))
-    resume: bytes | None = end if reverse else start
-    while resume is not None:
-        low, high = (start, resume) if reverse else (resume, end)
-        page, resume = await confirm(
-            group, lambda low=low, high=high: machine.scan_page(group, low, high, keys_max, PAGE_BYTES, reverse)
+    for shard, start, end in reversed(ranges) if reverse else ranges:
+        resume: bytes | None = end if reverse else start
+        while resume is not None:
+            first, last = (start, resume) if reverse else (resume, end)
+            (page,) = await pages_of(shard.group, [(first, last)], keys_max, reverse)
+            resume = page.resume
+            for key, _revision, value in page.entries:
+                yield key[2:], value
+
+
+async def _first_pages(pages_of: PagesOf, slots: list[_Slot], reverse: bool) -> None:
+    """Fill the slots of one shard, many under one confirmation."""
+    for at in range(0, len(slots), SLOTS_AT_ONCE):
+        some = slots[at : at + SLOTS_AT_ONCE]
+        pages = await pages_of(
+            some[0].group, [slot.range for slot in some], SLOT_PAGE_KEYS, reverse
         )
-        for key, _revision, value in page:
-            yield key, value
+        for slot, page in zip(some, pages, strict=True):
+            slot.take(page)
 
 
-class _SlotStreams:
-    """The slots of one shard, each with a small page of what comes next in it."""
+class _Slot:
+    """One slot of a hash space: a small page of what comes next in it, the next last."""
+
+    __slots__ = ("_end", "_pages_of", "_resume", "_reverse", "_start", "group", "page")
 
     def __init__(
         self,
-        routing: Routing,
-        machine: KeyValueStore,
-        confirm: Confirm,
+        pages_of: PagesOf,
         shard: ShardRecord,
+        slot: int,
+        space: int,
         low: bytes,
         high: bytes,
         reverse: bool,
     ) -> None:
-        self._machine = machine
-        self._confirm = confirm
-        self._group = shard.group
+        prefix = space.to_bytes(2, "big") + slot.to_bytes(2, "big")
+        after = (int.from_bytes(prefix, "big") + 1).to_bytes(4, "big")
+        self._pages_of = pages_of
+        self.group = shard.group
         self._reverse = reverse
-        self._ranges: dict[int, tuple[bytes, bytes]] = {}
-        self.pages: dict[int, list[Pair]] = {}
-        space = routing.space.to_bytes(2, "big")
-        for slot in routing.slots_of(shard):
-            prefix = space + slot.to_bytes(2, "big")
-            after = (int.from_bytes(prefix, "big") + 1).to_bytes(4, "big")
-            self._ranges[slot] = (prefix + low, prefix + high if high else after)
+        self._start = prefix + low
+        self._end = prefix + high if high else after
+        self._resume: bytes | None = self._end if reverse else self._start
+        self.page: list[Pair] = []
 
-    async def first(self) -> list[int]:
-        """Fill the first page of every slot in one confirmed read; the slots that hold anything."""
-        return await self._confirm(self._group, lambda: [slot for slot in list(self._ranges) if self._fill(slot)])
+    @property
+    def range(self) -> Range:
+        """What of the slot is still to be read."""
+        if self._resume is None:
+            return self._start, self._start
+        return (self._start, self._resume) if self._reverse else (self._resume, self._end)
 
-    async def refill(self, slot: int) -> bool:
-        """The next page of a slot; False at its end."""
-        if slot not in self._ranges:
-            return False
-        return await self._confirm(self._group, lambda: self._fill(slot))
+    def take(self, page: ScanPage) -> None:
+        self._resume = page.resume
+        self.page = [(key[4:], value) for key, _revision, value in reversed(page.entries)]
 
-    def _fill(self, slot: int) -> bool:
-        start, end = self._ranges[slot]
-        page, resume = self._machine.scan_page(self._group, start, end, SLOT_PAGE_KEYS, SLOT_PAGE_BYTES, self._reverse)
-        if resume is None:
-            del self._ranges[slot]
-        else:
-            self._ranges[slot] = (start, resume) if self._reverse else (resume, end)
-            if not page:
-                return self._fill(slot)
-        self.pages[slot] = [(key[4:], value) for key, _revision, value in reversed(page)]
-        return bool(page)
+    async def fill(self) -> bool:
+        """The next page of the slot where the last is used up; False at its end."""
+        while not self.page and self._resume is not None:
+            (page,) = await self._pages_of(self.group, [self.range], SLOT_PAGE_KEYS, self._reverse)
+            self.take(page)
+        return bool(self.page)
 
 
 class _Descending:
@@ -129,20 +132,17 @@ class _Descending:
         return self.key > other.key
 
 
-async def _merge(streams: list[_SlotStreams], reverse: bool) -> AsyncIterator[Pair]:
-    def rank(key: bytes) -> Any:
+async def _merge(slots: list[_Slot], reverse: bool) -> AsyncIterator[Pair]:
+    def rank(slot: _Slot) -> Any:
+        key = slot.page[-1][0]
         return _Descending(key) if reverse else key
 
-    heap: list[tuple[Any, int, int]] = []
-    for number, stream in enumerate(streams):
-        heap += [(rank(stream.pages[slot][-1][0]), number, slot) for slot in await stream.first()]
+    heap = [(rank(slot), number, slot) for number, slot in enumerate(slots) if await slot.fill()]
     heapq.heapify(heap)
     while heap:
         _, number, slot = heap[0]
-        page = streams[number].pages[slot]
-        yield page.pop()
-        if page or await streams[number].refill(slot):
-            heapq.heapreplace(heap, (rank(streams[number].pages[slot][-1][0]), number, slot))
+        yield slot.page.pop()
+        if await slot.fill():
+            heapq.heapreplace(heap, (rank(slot), number, slot))
         else:
             heapq.heappop(heap)
-            del streams[number].pages[slot]

@@ -46,7 +46,11 @@ class TurnEvents(Protocol):
 
     def meta_applied(self) -> None: ...
 
-    def snapshots(self, offered: list[tuple[int, int, int, int, int, bytes]], wanted: list[tuple[int, int, int]]) -> None: ...
+    def snapshots(
+        self,
+        offered: list[tuple[int, int, int, int, int, bytes]],
+        wanted: list[tuple[int, int, int]],
+    ) -> None: ...
 
     def turned(self) -> None: ...
 
@@ -98,6 +102,7 @@ class Turn:
         self._blocked = False
         self._now_ns = clock.now_ns()
         self._backlog: deque[CommittedRuns] = deque()
+        self._held = CommittedRuns()
         self._meta_applied = -1
         self.counters = Counters()
         self.waiters: Waiters
@@ -135,12 +140,15 @@ class Turn:
         self._multi.tick(now_ns)
         self.waiters.expire(now_ns)
         self.reads.tick(now_ns)
-        self._blocked = False
-        self.kick()
+        self.unblock()
 
     def unblock(self) -> None:
-        """A state machine has room again."""
+        """A state machine has room again, or may have: what was held back is tried before anything newer."""
         self._blocked = False
+        if len(self._held):
+            self._store.release()
+            self._backlog.appendleft(self._held)
+            self._held = CommittedRuns()
         self.kick()
 
     def stop(self) -> None:
@@ -165,7 +173,9 @@ class Turn:
         finally:
             self._running = False
         self.counters.turns += 1
-        self.counters.turn_ns_max = max(self.counters.turn_ns_max, self._clock.now_ns() - started_ns)
+        self.counters.turn_ns_max = max(
+            self.counters.turn_ns_max, self._clock.now_ns() - started_ns
+        )
         if more or self._multi.pending():
             self.kick()
 
@@ -177,6 +187,7 @@ class Turn:
             self._log.append(batch)
             self.counters.batches += 1
             self.counters.batch_bytes += len(batch)
+        self._events.turned()
         self._tell(ready)
         if ready.committed is not None:
             self._backlog.append(ready.committed)
@@ -186,7 +197,6 @@ class Turn:
         self.reads.applied()
         more = self._waker.drain(WAKES_MAX)
         self._store.end_turn()
-        self._events.turned()
         return behind or more
 
     def _send(self, ready: Ready) -> None:
@@ -217,7 +227,9 @@ class Turn:
                 self._events.failed(error)
                 return
             if error is not None:
-                logger.warning("reading the log failed: %s", error, extra={"group": group, "first": first})
+                logger.warning(
+                    "reading the log failed: %s", error, extra={"group": group, "first": first}
+                )
             if not self._stopped:
                 self._multi.fetched(group, peer, runs)
                 self.kick()
@@ -232,14 +244,14 @@ class Turn:
         while self._backlog:
             runs = self._backlog[0]
             start = runs.done
-            entries = self._store.apply(runs, APPLY_ENTRIES_MAX)
+            entries = self._store.apply(runs, APPLY_ENTRIES_MAX, self._held)
             self._multi.applied(runs, start, runs.done)
             self.waiters.settle(runs, start, runs.done)
             self.counters.applied_entries += entries
             if runs.done == len(runs):
                 self._backlog.popleft()
             elif entries == 0 and not self._apply_change(runs):
-                self._blocked = True        # a full memtable: go on when it is flushed, or with the next tick
+                self._blocked = True  # go on when a flush is done, or with the next tick
                 break
             if self._clock.now_ns() >= until_ns:
                 break

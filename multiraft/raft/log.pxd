@@ -57,10 +57,21 @@ cdef void log_init(Log* log, uint64_t base_index, uint64_t base_term) noexcept
 cdef void log_free(Log* log) noexcept
 
 # The term of the entry at `index`; 0 where the log does not know it (compacted away, or beyond its end). Index 0 has term 0.
-cdef uint64_t log_term(const Log* log, uint64_t index) noexcept nogil
-cdef bint log_knows(const Log* log, uint64_t index) noexcept nogil
-cdef bint log_matches(const Log* log, uint64_t index, uint64_t term) noexcept nogil
-cdef uint64_t log_last_term(const Log* log) noexcept nogil
+cdef inline uint64_t log_term(const Log* log, uint64_t index) noexcept nogil:        # hot
+    if log.terms_count and log.terms[log.terms_count - 1].first <= index <= log.last_index:
+        return log.terms[log.terms_count - 1].term       # of the newest stretch, which nearly every question is about
+    return log_older_term(log, index)
+
+cdef uint64_t log_older_term(const Log* log, uint64_t index) noexcept nogil
+
+cdef inline bint log_knows(const Log* log, uint64_t index) noexcept nogil:
+    return log.base_index <= index <= log.last_index
+
+cdef inline bint log_matches(const Log* log, uint64_t index, uint64_t term) noexcept nogil:
+    return log_knows(log, index) and log_term(log, index) == term
+
+cdef inline uint64_t log_last_term(const Log* log) noexcept nogil:
+    return log_term(log, log.last_index)
 
 # The highest index <= `index` whose term is <= `term`: where two logs may still agree (a whole term skipped at a time).
 cdef uint64_t log_conflict_by_term(const Log* log, uint64_t index, uint64_t term) noexcept nogil

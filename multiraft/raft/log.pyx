@@ -40,19 +40,13 @@ cdef void log_free(Log* log) noexcept:
 # -- terms ----------------------------------------------------------------------------------------------------------------
 
 
-cdef bint log_knows(const Log* log, uint64_t index) noexcept nogil:
-    return log.base_index <= index <= log.last_index
-
-
-cdef uint64_t log_term(const Log* log, uint64_t index) noexcept nogil:
+cdef uint64_t log_older_term(const Log* log, uint64_t index) noexcept nogil:
     cdef int64_t low = 0, high, middle
     if index == log.base_index:
         return log.base_term
     if index < log.base_index or index > log.last_index or log.terms_count == 0:
         return 0
     high = <int64_t>log.terms_count - 1
-    if log.terms[high].first <= index:
-        return log.terms[high].term
     while low < high:
         middle = (low + high + 1) >> 1
         if log.terms[middle].first <= index:
@@ -60,14 +54,6 @@ cdef uint64_t log_term(const Log* log, uint64_t index) noexcept nogil:
         else:
             high = middle - 1
     return log.terms[low].term
-
-
-cdef bint log_matches(const Log* log, uint64_t index, uint64_t term) noexcept nogil:
-    return log_knows(log, index) and log_term(log, index) == term
-
-
-cdef uint64_t log_last_term(const Log* log) noexcept nogil:
-    return log_term(log, log.last_index)
 
 
 cdef uint64_t log_conflict_by_term(const Log* log, uint64_t index, uint64_t term) noexcept nogil:
@@ -354,7 +340,7 @@ cdef int log_copy_run(
         span = run.bytes - <uint32_t>(start - <const char*>run.head - RUN_HEADER_BYTES)
         taken = run.count - skip
         if head.bytes + span > bytes_max:
-            taken = fitting(start, taken, bytes_max - head.bytes, &span)
+            taken = fitting(start, taken, bytes_max - head.bytes if head.bytes < bytes_max else 0, &span)
             if taken == 0 and head.count == 0:       # one entry at least, however large
                 taken = 1
                 span = entries_span(start, 0, 1, &start)

@@ -37,6 +37,7 @@ cdef class MultiRaft:
     cdef int _step_messages(self, Outbox* origin, const char* data, Py_ssize_t left) except -1
     cdef int _post(self, uint32_t node, const Message* message) except -1
     cdef int _flush_dirty(self) except -1
+    cdef int _set_now(self, now_ns) except -1
     cdef int _queue_handouts(self) except -1
     cdef int _take_frames(self, list frames) except -1
     cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1

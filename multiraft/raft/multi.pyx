@@ -8,24 +8,20 @@ Invariants: a held frame leaves only when every batch handed out before it was m
 above the last; a replica that was removed is never touched again (its handouts are cleared, its door is closed).
 """
 
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from multiraft._core cimport (
-    BATCH_BYTES_MAX,
     FRAME_HEADER_BYTES,
-    FRAME_MESSAGES,
-    FRAME_MAGIC,
-    FORMAT_VERSION,
     MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
     MSG_NODE_STATUS,
+    RUN_ENTRIES,
     RUN_HEADER_BYTES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
@@ -35,7 +31,6 @@ from multiraft._core cimport (
     Chunk,
     CommittedRun,
     CommittedRuns,
-    FrameHeader,
     MessageHeader,
     RunHeader,
     buffer_room,
@@ -43,6 +38,7 @@ from multiraft._core cimport (
     run_body_crc,
 )
 from multiraft.raft.door cimport Replica as Door, engine_configure
+from multiraft.raft.framing cimport frames_of
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
@@ -51,12 +47,14 @@ from multiraft.raft.replica cimport (
     applied,
     apply_change,
     check_proposal,
+    check_room,
     compact,
     installed,
     message_parse,
     persisted,
     propose,
     propose_change,
+    snapshot_failed,
     step,
     tick,
     transfer_leader,
@@ -70,6 +68,7 @@ from multiraft.raft.state cimport (
     Message,
     Nodes,
     Replica,
+    append_proposal,
     draw_timeout,
     engine_mark,
     fail_reads,
@@ -153,8 +152,7 @@ cdef class MultiRaft:
         return self.find(group) != NULL
 
     cdef Replica* find(self, uint64_t group) noexcept:
-        cdef int32_t slot = table_get(&self.table, group)
-        return self.slots[slot] if slot >= 0 else NULL
+        return table_get(&self.table, group)
 
     cdef Replica* get(self, uint64_t group) except NULL:
         cdef Replica* replica = self.find(group)
@@ -223,7 +221,7 @@ cdef class MultiRaft:
                     self.slots = <Replica**>grown
                     self.slots_capacity = self.slots_capacity * 2 + 64
                 self.slots_count += 1
-            table_put(&self.table, group, <int32_t>slot)
+            table_put(&self.table, group, made)
         except BaseException:
             replica_free(made)
             raise
@@ -268,6 +266,7 @@ cdef class MultiRaft:
             door.engine = self.engine
             door.state = self.find(group)
             door.owned = False
+            door.owner = self
             self.doors[group] = door
         return door
 
@@ -304,7 +303,7 @@ cdef class MultiRaft:
             if message.head.kind >= MSG_FORWARD:
                 self._post(origin.node, &message)
             else:
-                replica = self.find(message.head.group)
+                replica = table_get(&self.table, message.head.group)
                 if replica != NULL:
                     step(self.engine, replica, &message)
                 else:
@@ -380,10 +379,10 @@ cdef class MultiRaft:
         for data in payloads:
             length += len(data)
             check_proposal(self.engine, replica, len(data))
-        check_proposal(self.engine, replica, min(length, <size_t>self.engine.options.message_bytes_max))
+        check_room(self.engine, replica, length)
         first = replica.log.last_index + 1
         for data in payloads:
-            index = propose(self.engine, replica, <const char*>data, len(data))
+            index = append_proposal(self.engine, replica, RUN_ENTRIES, <const char*>data, <uint32_t>len(data))
         return replica.term, first, index if index else first - 1
 
     def read_index(self, group, context):
@@ -511,7 +510,7 @@ cdef class MultiRaft:
         installed(self.engine, self.get(group), index, term, membership)
 
     def snapshot_failed(self, group):
-        self.get(group).snapshot_pending = False
+        snapshot_failed(self.engine, self.get(group))
 
     def record_pending_snapshot(self, group, index, term, payload):
         """A SNAPSHOT_PENDING record: the file is here, whole and synced, and about to be installed."""
@@ -552,10 +551,16 @@ cdef class MultiRaft:
                 return True
         return bool(engine.read_states or engine.wanted or engine.snapshots or engine.snapshots_wanted)
 
-    def ready(self):
-        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice."""
+    def ready(self, now_ns=None):
+        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice.
+
+        ``now_ns`` is the time, read after the last read came in: leases are judged by it, and without it none is used. The time
+        of the last tick will not do: a node that was stopped since would read under a lease that is long over (pitfall 37).
+        """
         cdef Engine engine = self.engine
+        self._set_now(now_ns)
         self._flush_dirty()
+        engine.now_known = False
         batches = engine.builder.seal(self.sequence + 1, self.store_id)
         self.sequence += len(batches)
         self._queue_handouts()
@@ -627,12 +632,12 @@ cdef class MultiRaft:
             self.messages_sent += box.now_count + box.after_count
             if box.after_count and not synced:
                 self._tell_status(box, &box.after, self.sequence)
-                self.held.append((self.sequence, box.node, frame_of(&box.after, NULL)))
+                self.held.extend([(self.sequence, box.node, frame) for frame in frames_of(&box.after, NULL)])
                 box.after.size = 0
                 box.after_count = 0
             if box.now_count or box.after_count:
                 self._tell_status(box, &box.now, self.persisted_sequence)
-                frames.append((box.node, frame_of(&box.now, &box.after)))
+                frames.extend([(box.node, frame) for frame in frames_of(&box.now, &box.after)])
                 box.now.size = box.after.size = 0
                 box.now_count = box.after_count = 0
         return 0
@@ -698,15 +703,27 @@ cdef class MultiRaft:
             and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
         )
 
-    def reads_at_once(self, group):
-        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied."""
+    def reads_at_once(self, group, now_ns=None):
+        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied.
+
+        ``now_ns`` is the time, read after the read came; without it no lease counts.
+        """
         cdef Replica* replica = self.find(group)
-        return (
+        self._set_now(now_ns)
+        now = (
             replica != NULL
             and replica.log.applied_index >= replica.log.commit_index
             and committed_in_term(replica)
             and (sole_voter(replica) or holds_lease(self.engine, replica))
         )
+        self.engine.now_known = False
+        return bool(now)
+
+    cdef int _set_now(self, now_ns) except -1:
+        if now_ns is not None:
+            self.engine.now_ns = now_ns
+        self.engine.now_known = now_ns is not None
+        return 0
 
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""
@@ -718,30 +735,3 @@ cdef class MultiRaft:
             replica.log.applied_index,
             replica.log.last_index,
         )
-
-
-cdef uint32_t messages_in(const Buffer* buffer) noexcept nogil:
-    cdef size_t at = 0
-    cdef uint32_t count = 0
-    while at < buffer.size:
-        at += (<const MessageHeader*>(buffer.data + at)).length
-        count += 1
-    return count
-
-
-cdef bytes frame_of(const Buffer* first, const Buffer* second):
-    """A fresh frame of the messages in two buffers; the link that sends it fills in whose it is and seals it."""
-    cdef size_t length = FRAME_HEADER_BYTES + first.size + (second.size if second != NULL else 0)
-    cdef bytes frame = PyBytes_FromStringAndSize(NULL, length)
-    cdef char* to = PyBytes_AS_STRING(frame)
-    cdef FrameHeader* head = <FrameHeader*>to
-    memset(head, 0, FRAME_HEADER_BYTES)
-    head.magic = FRAME_MAGIC
-    head.length = <uint32_t>length
-    head.version = FORMAT_VERSION
-    head.kind = FRAME_MESSAGES
-    head.count = messages_in(first) + (messages_in(second) if second != NULL else 0)
-    memcpy(to + FRAME_HEADER_BYTES, first.data, first.size)
-    if second != NULL:
-        memcpy(to + FRAME_HEADER_BYTES + first.size, second.data, second.size)
-    return frame

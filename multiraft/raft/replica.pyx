@@ -75,6 +75,7 @@ from multiraft.raft.replication cimport (
     try_transfer,
 )
 from multiraft.raft.state cimport (
+    ARENA_BYTES_MAX,
     FOLLOWER,
     LEADER,
     PRE_CANDIDATE,
@@ -108,7 +109,6 @@ from multiraft.interfaces import Base, HardState
 cdef int message_parse(const char* data, size_t available, Message* out) noexcept:
     cdef const MessageHeader* head = <const MessageHeader*>data
     cdef int fault
-    memset(out, 0, sizeof(Message))
     if available < MESSAGE_HEADER_BYTES:
         return FAULT_SHORT
     if head.length < MESSAGE_HEADER_BYTES or head.length > available:
@@ -116,18 +116,20 @@ cdef int message_parse(const char* data, size_t available, Message* out) noexcep
     if not MSG_APPEND <= head.kind <= MSG_NODE_STATUS or head.flags & ~(FLAG_REJECT | FLAG_TRANSFER | FLAG_RUN):
         return FAULT_KIND
     out.head = head
-    if head.flags & FLAG_RUN:
-        fault = run_check(data + MESSAGE_HEADER_BYTES, head.length - MESSAGE_HEADER_BYTES, True)
-        if fault:
-            return fault
-        out.run = <const RunHeader*>(data + MESSAGE_HEADER_BYTES)
-        return run_fits(head, out.run)
+    out.run = NULL
     out.body = data + MESSAGE_HEADER_BYTES
     out.body_bytes = head.length - MESSAGE_HEADER_BYTES
-    return FAULT_NONE
+    if not head.flags & FLAG_RUN:
+        return FAULT_NONE
+    fault = run_check(out.body, out.body_bytes, True)
+    if fault:
+        return fault
+    out.run = <const RunHeader*>out.body
+    out.body_bytes = 0
+    return run_fits(head, out.run)
 
 
-cdef int run_fits(const MessageHeader* head, const RunHeader* run) noexcept nogil:
+cdef inline int run_fits(const MessageHeader* head, const RunHeader* run) noexcept nogil:
     """Does the run say what its message says? A run of entries, at the place named, and nothing behind it."""
     if head.kind != MSG_APPEND or run.kind not in (RUN_ENTRIES, RUN_MEMBERSHIP) or run.count == 0:
         return FAULT_KIND
@@ -172,6 +174,8 @@ cdef int step(Engine engine, Replica* replica, const Message* message) except -1
     cdef const MessageHeader* head = message.head
     if head.to_replica != replica.id or head.from_replica == replica.id or head.from_replica == 0:
         return 0                             # for a replica that is no more, or never was here (pitfall 50)
+    if head.term == replica.term and head.kind <= MSG_HEARTBEAT_ACK:
+        return step_role(engine, replica, message)           # nothing but the role decides about these, in our term
     if head.kind == MSG_READ_INDEX:
         return handle_read_index(engine, replica, message)
     if head.kind == MSG_READ_INDEX_ACK:
@@ -187,6 +191,10 @@ cdef int step(Engine engine, Replica* replica, const Message* message) except -1
         return older_term(engine, replica, message)
     if head.kind == MSG_VOTE or head.kind == MSG_PRE_VOTE:
         return handle_vote(engine, replica, message)
+    return step_role(engine, replica, message)
+
+
+cdef int step_role(Engine engine, Replica* replica, const Message* message) except -1:   # hot
     if replica.role == LEADER:
         return step_leader(engine, replica, message)
     if replica.role == FOLLOWER:
@@ -231,6 +239,8 @@ cdef int step_follower(Engine engine, Replica* replica, const Message* message) 
                 f"group {replica.group}: replicas {replica.leader} and {head.from_replica} both lead in term {replica.term}"
             )
         replica.election_elapsed = 0
+        if engine.options.read_mode == READ_LEASE:
+            replica.embargo_ticks = engine.options.election_ticks
         if replica.leader == 0:
             replica.leader = head.from_replica
             engine_mark(engine, replica)
@@ -292,6 +302,13 @@ cdef int check_proposal(Engine engine, const Replica* replica, size_t length) ex
         raise NoLeader(f"group {replica.group}: the leader was removed")
     if length > ENTRY_BYTES_MAX:
         raise TooLarge(f"a command of {length} bytes; the limit is {ENTRY_BYTES_MAX}")
+    return check_room(engine, replica, length)
+
+
+cdef int check_room(Engine engine, const Replica* replica, size_t length) except -1:
+    """Is there room for proposals of so many bytes? One that is larger than the limit alone is taken when nothing waits."""
+    if engine.arena.size + length > ARENA_BYTES_MAX:
+        raise Overloaded(f"{engine.arena.size} bytes of proposals wait for the next turn")
     if (
         engine.options.uncommitted_bytes_max
         and replica.uncommitted_bytes
@@ -481,6 +498,13 @@ cdef int compact(Engine engine, Replica* replica, uint64_t index, membership) ex
     return 0
 
 
+cdef int snapshot_failed(Engine engine, Replica* replica) except -1:
+    """The snapshot that was handed out will not be installed; what came by itself meanwhile may be applied."""
+    replica.snapshot_pending = False
+    engine_mark(engine, replica)
+    return 0
+
+
 cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t term, membership) except -1:
     """The state machine now holds the snapshot at ``index``, durably: the log begins there (pitfalls 53, 54, 60)."""
     cdef Log* log = &replica.log
@@ -496,7 +520,7 @@ cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t ter
         log_compact(log, index, term)
         log.commit_index = max(log.commit_index, index)
         log.stable_index = max(log.stable_index, index)
-        log.applying_index = index
+        log.applying_index = max(log.applying_index, index)
         log_applied(log, index)
     else:
         log_restore(log, index, term)

@@ -42,6 +42,7 @@ from multiraft.raft.log cimport (
     Log,
     TailRun,
     entries_span,
+    log_change_between,
     log_conflict_by_term,
     log_copy_run,
     log_cut,
@@ -82,6 +83,7 @@ from multiraft.raft.state cimport (
     quorum_index,
     seal_proposals,
     write_hard_state,
+    write_vote,
 )
 
 from multiraft.errors import InvariantViolation, LogCorrupt
@@ -106,6 +108,8 @@ cdef int commit_to(Engine engine, Replica* replica, uint64_t index) except -1:
 cdef uint64_t first_conflict(const Log* log, const RunHeader* run) noexcept nogil:
     """The first index of the run that the log lacks or has under another term; one past the run where there is none."""
     cdef uint64_t index = run.first, end = run.first + run.count
+    if index > log.last_index:
+        return index
     while index < end and index <= log.last_index and log_term(log, index) == run.term:
         index += 1
     return index
@@ -115,14 +119,16 @@ cdef int append_run(Engine engine, Replica* replica, const RunHeader* run, uint6
     """Take the run's entries from ``first`` on into the batch and the tail, cutting what conflicts."""
     cdef Log* log = &replica.log
     cdef uint32_t skip = <uint32_t>(first - run.first)
-    cdef const char* start
-    cdef uint32_t span = entries_span(<const char*>run + RUN_HEADER_BYTES, skip, run.count - skip, &start)
+    cdef const char* start = <const char*>run + RUN_HEADER_BYTES
+    cdef uint32_t span = run.bytes
     cdef RunHeader* own
     cdef Chunk* chunk
     cdef uint32_t at
     if first <= log.last_index:
         log_cut(log, first)
-    write_hard_state(engine, replica)        # the term comes before its entries, whatever prefix a crash leaves
+    write_vote(engine, replica)              # the term comes before its entries, whatever prefix a crash leaves
+    if skip:
+        span = entries_span(start, skip, run.count - skip, &start)
     own = <RunHeader*>engine.builder.begin_run(span, &chunk)
     memcpy(own, run, RUN_HEADER_BYTES)
     memcpy(<char*>own + RUN_HEADER_BYTES, start, span)
@@ -136,6 +142,7 @@ cdef int append_run(Engine engine, Replica* replica, const RunHeader* run, uint6
     engine.builder.end_run(own)
     log_note_term(log, first, run.term)
     log_push_run(log, own, chunk)
+    replica.written_commit = max(replica.written_commit, own.commit)
     replica.handout_due = True
     if run.kind == RUN_MEMBERSHIP:
         for at in range(own.count):
@@ -260,8 +267,9 @@ cdef int handle_append_ack(Engine engine, Replica* replica, Peer* peer, const Me
     else:
         inflights_free_to(peer, head.index)
         peer.paused = False
-    maybe_commit(engine, replica)
-    return try_transfer(engine, replica, peer)
+    if head.index > replica.log.commit_index:        # what rose to no more than that commits nothing
+        maybe_commit(engine, replica)
+    return try_transfer(engine, replica, peer) if replica.transfer_to else 0
 
 
 cdef int handle_heartbeat_ack(Engine engine, Replica* replica, Peer* peer, const Message* message) except -1:
@@ -301,6 +309,10 @@ cdef int send_snapshot(
     cdef MessageHeader* head
     cdef uint32_t length = <uint32_t>len(membership)
     cdef const char* data = membership
+    if replica.role != LEADER:
+        return 0
+    if index <= peer.match_index:            # it caught up by itself while the snapshot was made
+        return report_snapshot(engine, replica, peer, True)
     peer_become_snapshot(peer, index)
     head = emit(engine, replica, peer.outbox, MSG_SNAPSHOT, peer.replica, False)
     head.index = index
@@ -393,6 +405,8 @@ cdef int fetched_run(Engine engine, Replica* replica, Peer* peer, const char* da
         raise LogCorrupt(f"group {replica.group}: a run read from the log fails its checks")
     if run.group != replica.group:
         raise InvariantViolation(f"a run of group {run.group} was read for group {replica.group}")
+    if peer != NULL and (replica.role != LEADER or peer_paused(peer)):
+        return 0                             # we lead no more, or its window is full
     next_index = peer.next_index if peer != NULL else replica.log.applying_index + 1
     if not run.first <= next_index < run.first + run.count or log_term(&replica.log, next_index) != run.term:
         return 0                             # the world has moved on; what is needed now is asked for anew
@@ -433,7 +447,7 @@ cdef int send_fetched(Engine engine, Replica* replica, Peer* peer, RunHeader* ru
     head.length = <uint32_t>(MESSAGE_HEADER_BYTES + length)
     memcpy(buffer_room(&peer.outbox.now, length), run, length)
     peer.outbox.now.size += length
-    return note_sent(engine, replica, peer, run.first + run.count - 1, length)
+    return note_sent(engine, replica, peer, run.first + run.count - 1, MESSAGE_HEADER_BYTES + length)
 
 
 # -- committed entries, on their way to the state machine ---------------------------------------------------------------------
@@ -474,7 +488,8 @@ cdef int hand_out_tail(Engine engine, Replica* replica) except -1:
     cdef uint64_t bytes = 0
     cdef TailRun* run
     cdef uint32_t skip
-    if replica.quarantined or replica.waits_to_apply:
+    # What a snapshot on its way will hold is not applied besides: the state machine is about to be replaced.
+    if replica.quarantined or replica.waits_to_apply or replica.snapshot_pending:
         return 0
     while log.applying_index < min(log.commit_index, log.stable_index):
         if bytes >= engine.options.committed_bytes_max:
@@ -560,7 +575,10 @@ cdef int flush(Engine engine, Replica* replica) except -1:
     cdef uint32_t at
     replica.dirty = False
     seal_proposals(engine, replica)
-    if replica.term != replica.written_term or replica.vote != replica.written_vote:
+    write_vote(engine, replica)
+    # Whoever acknowledges the next membership change must know, also after a crash, that this one is committed: it would
+    # stand for election under a membership two changes old, whose majority need not meet that of the newest (pitfall 29).
+    if replica.log.changes_count and log_change_between(&replica.log, replica.written_commit, replica.log.commit_index):
         write_hard_state(engine, replica)
     if replica.role == LEADER:
         start_round(engine, replica)

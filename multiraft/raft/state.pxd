@@ -55,19 +55,20 @@ cdef struct RoundSent:
 
 cdef enum:
     ROUNDS_KEPT = 4
+    ARENA_BYTES_MAX = 1 << 30       # of proposals between two turns; offsets into the arena are 32 bits wide
 
 
 cdef struct Replica:
     uint64_t group
     uint32_t id
-    uint32_t slot                   # of the engine's table; for the layers above
+    uint32_t slot                   # where MultiRaft keeps it
     # -- hard state: synced before any answer that depends on it leaves --------------------------------------------------
     uint64_t term
     uint32_t vote                   # in this term; cleared only when the term rises, in one function
     uint64_t epoch
     # -- what of it was put into a batch last ------------------------------------------------------------------------------
     uint64_t written_term
-    uint64_t written_commit
+    uint64_t written_commit         # by a hard state, or by the header of a run
     uint32_t written_vote
     # -- soft state ----------------------------------------------------------------------------------------------------------
     uint8_t role                    # Role
@@ -86,7 +87,9 @@ cdef struct Replica:
     uint32_t election_elapsed       # ticks since we heard of a leader, or as leader since the last check of the quorum
     uint32_t heartbeat_elapsed
     uint32_t election_timeout       # drawn anew with each election
-    uint32_t embargo_ticks          # votes are refused so long after a start (leases may still run on our word)
+    # Votes are refused so long, with leases on: after a start and after each word from a leader, whatever terms and leaders
+    # come and go meanwhile; a lease may run on our answer.
+    uint32_t embargo_ticks
     uint64_t change_index           # as leader: no other membership change before this index is applied
     uint64_t membership_index       # the entry that made the present membership, or the base
     uint64_t uncommitted_bytes      # as leader: proposed and not yet handed out to be applied
@@ -140,6 +143,7 @@ cdef class Engine:
     cdef BatchBuilder builder
     cdef uint64_t random            # state of the seeded generator
     cdef uint64_t now_ns            # as of the last tick or call that passed it; only leases look at it
+    cdef bint now_known             # it is the time of this very call, so that a lease may be judged by it
     cdef Replica** dirty
     cdef uint32_t dirty_count
     cdef uint32_t dirty_capacity
@@ -160,7 +164,12 @@ cdef class Engine:
     cdef Outbox* outbox_of(self, uint32_t node) except NULL
 
 
-cdef void engine_mark(Engine engine, Replica* replica) except *
+cdef int engine_queue(Engine engine, Replica* replica) except -1
+
+# Queue the replica for the next flush.
+cdef inline int engine_mark(Engine engine, Replica* replica) except -1:      # hot
+    return 0 if replica.dirty else engine_queue(engine, replica)
+
 cdef uint32_t engine_random(Engine engine, uint32_t below) noexcept
 
 cdef Replica* replica_new(Engine engine, uint64_t group, uint32_t id) except NULL
@@ -168,7 +177,15 @@ cdef void replica_free(Replica* replica) noexcept
 cdef int replica_set_members(Engine engine, Replica* replica, const Members* members) except -1
 cdef void replica_members(const Replica* replica, Members* out) noexcept
 
-cdef Peer* find_peer(const Replica* replica, uint32_t id) noexcept nogil
+cdef inline Peer* find_peer(const Replica* replica, uint32_t id) noexcept nogil:     # hot
+    cdef Peer* peer = replica.peers
+    cdef Peer* end = peer + replica.peers_count
+    while peer < end:
+        if peer.replica == id:
+            return peer
+        peer += 1
+    return NULL
+
 cdef bint is_voter(const Replica* replica, uint32_t id) noexcept nogil             # in either half
 cdef bint is_joint(const Replica* replica) noexcept nogil
 cdef bint is_promotable(const Replica* replica) noexcept nogil
@@ -191,6 +208,13 @@ cdef uint64_t append_proposal(Engine engine, Replica* replica, uint32_t kind, co
 cdef int seal_proposals(Engine engine, Replica* replica) except -1
 
 cdef int write_hard_state(Engine engine, Replica* replica) except -1               # if it differs from what was written
+
+# The same before entries are written: those carry the commit index themselves, so only a new term or vote needs a record.
+cdef inline int write_vote(Engine engine, Replica* replica) except -1:
+    if replica.term != replica.written_term or replica.vote != replica.written_vote:
+        return write_hard_state(engine, replica)
+    return 0
+
 cdef int become_follower(Engine engine, Replica* replica, uint64_t term, uint32_t leader) except -1
 cdef int enter_term(Engine engine, Replica* replica, uint64_t term) except -1        # the only place that clears a vote
 cdef int fail_reads(Engine engine, Replica* replica) except -1

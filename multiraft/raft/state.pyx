@@ -11,10 +11,12 @@ from libc.string cimport memcpy, memset
 from multiraft._batch cimport BatchBuilder
 from multiraft._core cimport (
     BATCH_SEAL_BYTES,
+    FLAG_REJECT,
     MEMBER_LEARNER,
     MEMBER_OUTGOING,
     MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
+    MSG_READ_INDEX_ACK,
     REPLICAS_MAX,
     RUN_ENTRIES_MAX,
     RUN_HARD_STATE,
@@ -39,11 +41,7 @@ from multiraft.raft.progress cimport Outbox, Peer, inflights_clear, peer_reset
 
 cimport cython
 
-from multiraft.errors import InvariantViolation, Overloaded
-
-
-cdef enum:
-    ARENA_BYTES_MAX = 1 << 30       # offsets into the arena are 32 bits wide
+from multiraft.errors import InvariantViolation
 
 
 cdef packed struct HardStatePayload:
@@ -102,10 +100,8 @@ cdef class Engine:
         return nodes.items[nodes.count - 1]
 
 
-cdef void engine_mark(Engine engine, Replica* replica) except *:
+cdef int engine_queue(Engine engine, Replica* replica) except -1:
     cdef void* grown
-    if replica.dirty:
-        return
     if engine.dirty_count == engine.dirty_capacity:
         grown = realloc(engine.dirty, (engine.dirty_capacity * 2 + 16) * sizeof(Replica*))
         if grown == NULL:
@@ -115,6 +111,7 @@ cdef void engine_mark(Engine engine, Replica* replica) except *:
     engine.dirty[engine.dirty_count] = replica
     engine.dirty_count += 1
     replica.dirty = True
+    return 0
 
 
 cdef uint32_t engine_random(Engine engine, uint32_t below) noexcept:
@@ -190,14 +187,6 @@ cdef void replica_members(const Replica* replica, Members* out) noexcept:
         out.items[at].flags = replica.peers[at].flags
 
 
-cdef Peer* find_peer(const Replica* replica, uint32_t id) noexcept nogil:
-    cdef uint32_t at
-    for at in range(replica.peers_count):
-        if replica.peers[at].replica == id:
-            return &replica.peers[at]
-    return NULL
-
-
 cdef bint is_voter(const Replica* replica, uint32_t id) noexcept nogil:
     cdef Peer* peer = find_peer(replica, id)
     return peer != NULL and (peer.flags & (MEMBER_VOTER | MEMBER_OUTGOING)) != 0
@@ -220,22 +209,21 @@ cdef bint is_promotable(const Replica* replica) noexcept nogil:
 # -- quorums ------------------------------------------------------------------------------------------------------------------
 
 
-cdef uint64_t half_index(const Replica* replica, Tally what, uint8_t half) noexcept nogil:
+cdef uint64_t half_index(const Replica* replica, Tally what, uint8_t half) noexcept nogil:       # hot
     cdef uint64_t acks[REPLICAS_MAX]
     cdef int count = 0
-    cdef uint32_t at
-    cdef Peer* peer
-    for at in range(replica.peers_count):
-        peer = &replica.peers[at]
-        if not (peer.flags & half):
-            continue
-        if peer.replica == replica.id:
-            # Our own entries count once they are synced here; our own word on a round counts at once.
-            acks[count] = replica.log.stable_index if what == TALLY_MATCH else <uint64_t>-1
-        else:
-            acks[count] = peer.match_index if what == TALLY_MATCH else peer.read_round
-        count += 1
-    return majority_index(acks, count)
+    cdef Peer* peer = replica.peers
+    cdef Peer* end = peer + replica.peers_count
+    while peer < end:
+        if peer.flags & half:
+            if peer.replica == replica.id:
+                # Our own entries count once they are synced here; our own word on a round counts at once.
+                acks[count] = replica.log.stable_index if what == TALLY_MATCH else <uint64_t>-1
+            else:
+                acks[count] = peer.match_index if what == TALLY_MATCH else peer.read_round
+            count += 1
+        peer += 1
+    return majority_index(acks, count) if count else <uint64_t>-1
 
 
 cdef uint64_t quorum_index(const Replica* replica, Tally what) noexcept nogil:
@@ -283,7 +271,10 @@ cdef MessageHeader* emit(Engine engine, Replica* replica, Outbox* outbox, uint16
     The pointer is valid until the next message is put into the same outbox.
     """
     cdef Buffer* buffer = &outbox.after if waits else &outbox.now
-    cdef MessageHeader* head = <MessageHeader*>buffer_room(buffer, MESSAGE_HEADER_BYTES)
+    cdef MessageHeader* head
+    if buffer.capacity - buffer.size < MESSAGE_HEADER_BYTES:
+        buffer_room(buffer, MESSAGE_HEADER_BYTES)
+    head = <MessageHeader*>(buffer.data + buffer.size)
     buffer.size += MESSAGE_HEADER_BYTES
     if waits:
         outbox.after_count += 1
@@ -313,8 +304,6 @@ cdef uint64_t append_proposal(Engine engine, Replica* replica, uint32_t kind, co
     cdef Log* log = &replica.log
     cdef uint32_t offset = <uint32_t>engine.arena.size
     cdef ArenaEntry* entry
-    if engine.arena.size > ARENA_BYTES_MAX:
-        raise Overloaded(f"{engine.arena.size} bytes of proposals wait for the next turn")
     entry = <ArenaEntry*>buffer_room(&engine.arena, sizeof(ArenaEntry) + length + 8)
     entry.next = 0
     entry.length = length
@@ -364,7 +353,7 @@ cdef int seal_proposals(Engine engine, Replica* replica) except -1:
     cdef char* to
     if left == 0:
         return 0
-    write_hard_state(engine, replica)
+    write_vote(engine, replica)
     log.arena_count = 0                      # from here on the tail speaks for them
     while left:
         entry = <const ArenaEntry*>(engine.arena.data + offset)
@@ -391,6 +380,7 @@ cdef int seal_proposals(Engine engine, Replica* replica) except -1:
         engine.builder.end_run(run)
         log_push_run(log, run, chunk)
         left -= count
+    replica.written_commit = max(replica.written_commit, log.commit_index)
     replica.handout_due = True
     return 0
 
@@ -476,8 +466,15 @@ cdef int become_follower(Engine engine, Replica* replica, uint64_t term, uint32_
 cdef int fail_reads(Engine engine, Replica* replica) except -1:
     """Answer every waiting read with "ask anew": none is left without an answer (pitfall 42)."""
     cdef uint32_t at
+    cdef PendingRead* read
+    cdef MessageHeader* answer
     for at in range(replica.reads_count):
-        if replica.reads[at].from_replica == 0:
-            engine.read_states.append((replica.group, replica.reads[at].context, None))
+        read = &replica.reads[at]
+        if read.from_replica == 0:
+            engine.read_states.append((replica.group, read.context, None))
+        else:
+            answer = emit(engine, replica, read.origin, MSG_READ_INDEX_ACK, read.from_replica, False)
+            answer.flags = FLAG_REJECT
+            answer.context = read.context
     replica.reads_count = 0
     return 0

@@ -1,18 +1,32 @@
-# group id -> slot of the node's table of replicas.
+# group id -> the replica of it on this node: asked once per message.
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
+from multiraft.raft.state cimport Replica
 
 
-# group id -> slot, open addressing with linear probing; a slot of -1 is an empty place, -2 one that was removed.
+cdef struct GroupPlace:
+    uint64_t group
+    Replica* replica        # NULL: an empty place
+
+# Open addressing with linear probing. Invariant: no empty place lies between where a group belongs and where it is.
 cdef struct GroupTable:
-    uint64_t* groups
-    int32_t* slots
-    uint32_t capacity       # a power of two
-    uint32_t used           # places that are not empty, removed ones included
+    GroupPlace* places
+    uint32_t capacity       # a power of two, or 0; never full
     uint32_t count
 
 
-cdef int32_t table_get(const GroupTable* table, uint64_t group) noexcept nogil      # below 0 where there is none
-cdef int table_put(GroupTable* table, uint64_t group, int32_t slot) except -1       # the group must not be there yet
+cdef inline uint32_t table_start(uint64_t group, uint32_t capacity) noexcept nogil:
+    return <uint32_t>((group * <uint64_t>0x9E3779B97F4A7C15U) >> 32) & (capacity - 1)
+
+cdef inline Replica* table_get(const GroupTable* table, uint64_t group) noexcept nogil:        # hot
+    cdef uint32_t at
+    if table.capacity == 0:
+        return NULL
+    at = table_start(group, table.capacity)
+    while table.places[at].replica != NULL and table.places[at].group != group:
+        at = (at + 1) & (table.capacity - 1)
+    return table.places[at].replica
+
+cdef int table_put(GroupTable* table, uint64_t group, Replica* replica) except -1   # the group must not be there yet
 cdef void table_remove(GroupTable* table, uint64_t group) noexcept nogil            # the group must be there
 cdef void table_free(GroupTable* table) noexcept nogil

@@ -1,76 +1,62 @@
-"""Which slot holds the replica of a group: a hash table in C, asked once per message.
+"""Which replica is that of a group: a hash table in C, asked once per message.
 
-Open addressing with linear probing over numbers; nothing here knows what a slot holds.
+Open addressing with linear probing over numbers; nothing here looks into a replica. A removal closes the gap it leaves, so
+that a table from which groups come and go stays as short to search as a new one.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-cdef enum:
-    EMPTY = -1
-    REMOVED = -2
-
-cdef inline uint32_t place(uint64_t group, uint32_t capacity) noexcept nogil:
-    return <uint32_t>((group * <uint64_t>0x9E3779B97F4A7C15U) >> 32) & (capacity - 1)
-
-
-cdef int32_t table_get(const GroupTable* table, uint64_t group) noexcept nogil:
-    cdef uint32_t at
-    if table.capacity == 0:
-        return EMPTY
-    at = place(group, table.capacity)
-    while table.slots[at] != EMPTY:
-        if table.slots[at] != REMOVED and table.groups[at] == group:
-            return table.slots[at]
-        at = (at + 1) & (table.capacity - 1)
-    return EMPTY
+from multiraft.raft.state cimport Replica
 
 
 cdef int table_grow(GroupTable* table) except -1:
     cdef GroupTable old = table[0]
-    cdef uint32_t at
-    table.capacity = old.capacity if old.count * 2 < old.used else max(64, old.capacity * 2)
-    table.groups = <uint64_t*>malloc(table.capacity * sizeof(uint64_t))
-    table.slots = <int32_t*>malloc(table.capacity * sizeof(int32_t))
-    if table.groups == NULL or table.slots == NULL:
-        free(table.groups)
-        free(table.slots)
-        table[0] = old
+    cdef uint32_t at, capacity = max(64, old.capacity * 2)
+    cdef GroupPlace* places = <GroupPlace*>calloc(capacity, sizeof(GroupPlace))
+    if places == NULL:
         raise MemoryError
-    table.used = table.count = 0
-    memset(table.slots, 0xFF, table.capacity * sizeof(int32_t))     # all EMPTY
+    table.places = places
+    table.capacity = capacity
+    table.count = 0
     for at in range(old.capacity):
-        if old.slots[at] >= 0:
-            table_put(table, old.groups[at], old.slots[at])
-    free(old.groups)
-    free(old.slots)
+        if old.places[at].replica != NULL:
+            table_put(table, old.places[at].group, old.places[at].replica)
+    free(old.places)
     return 0
 
 
-cdef int table_put(GroupTable* table, uint64_t group, int32_t slot) except -1:
+cdef int table_put(GroupTable* table, uint64_t group, Replica* replica) except -1:
     cdef uint32_t at
-    if table.used * 4 >= table.capacity * 3:
+    if (table.count + 1) * 4 > table.capacity * 3:
         table_grow(table)
-    at = place(group, table.capacity)
-    while table.slots[at] != EMPTY:
+    at = table_start(group, table.capacity)
+    while table.places[at].replica != NULL:
         at = (at + 1) & (table.capacity - 1)
-    table.groups[at] = group
-    table.slots[at] = slot
-    table.used += 1
+    table.places[at].group = group
+    table.places[at].replica = replica
     table.count += 1
     return 0
 
 
 cdef void table_remove(GroupTable* table, uint64_t group) noexcept nogil:
-    cdef uint32_t at = place(group, table.capacity)
-    while table.slots[at] == REMOVED or table.groups[at] != group:
-        at = (at + 1) & (table.capacity - 1)
-    table.slots[at] = REMOVED
+    cdef uint32_t mask = table.capacity - 1, gap = table_start(group, table.capacity), at, start
+    while table.places[gap].group != group or table.places[gap].replica == NULL:
+        gap = (gap + 1) & mask
+    at = gap
+    while True:
+        at = (at + 1) & mask
+        if table.places[at].replica == NULL:
+            break
+        start = table_start(table.places[at].group, table.capacity)
+        if ((at - start) & mask) >= ((at - gap) & mask):     # it may stand in the gap: that is not before its start
+            table.places[gap] = table.places[at]
+            gap = at
+    table.places[gap].replica = NULL
     table.count -= 1
 
 
 cdef void table_free(GroupTable* table) noexcept nogil:
-    free(table.groups)
-    free(table.slots)
+    free(table.places)
     memset(table, 0, sizeof(GroupTable))

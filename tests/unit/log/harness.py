@@ -5,8 +5,9 @@ Batches are packed with ``struct`` here, from docs/formats.md, so that the tests
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import google_crc32c
 
 from multiraft._core import RunKind, decode_run, encode_run
+from multiraft.errors import StorageError
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
 from multiraft.interfaces import Base, HardState, LogStore, Member, Membership, Pinned, SnapshotRecord
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.records import encode_base, encode_pinned, encode_snapshot_record
-from multiraft.worker import InlineWorker
+from multiraft.worker import InlineWorker, Worker
 
 MEMBERS = Membership((Member(ReplicaId(1), NodeId(1), 1), Member(ReplicaId(2), NodeId(2), 1)))
 
@@ -178,4 +180,56 @@ def read_entries(store: LogStore, group: int, first: int, bytes_max: int = 1 << 
     return found
 
 
-Call = Callable[[], None]
+# -- with real threads --------------------------------------------------------------------------------------------------------
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine on a loop of its own."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(main())
+
+
+class Threaded:
+    """A store with two worker threads, and what it told its owner."""
+
+    def __init__(self, path: Path, settings: LogSettings = RELAXED):
+        self.store = LmdbLogStore(path, writer=Worker("log"), reader=Worker("log-reader"), settings=settings)
+        self.store.on_synced = self._on_synced
+        self.store.on_failed = self._on_failed
+        self.synced: list[int] = []
+        self.failed: list[StorageError] = []
+        self._changed = asyncio.Event()
+        self.feeder = Feeder(self.store)
+
+    def _on_synced(self, sequence: int) -> None:
+        self.synced.append(sequence)
+        self._changed.set()
+
+    def _on_failed(self, error: StorageError) -> None:
+        self.failed.append(error)
+        self._changed.set()
+
+    async def until(self, sequence: int) -> None:
+        """Wait until everything up to ``sequence`` is synced, or the store failed."""
+        while not self.failed and self.store.synced_sequence < sequence:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def fetch(self, group: int, first: int, bytes_max: int = 1 << 20) -> list[bytes]:
+        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+
+        def done(runs: list[bytes] | None, error: BaseException | None) -> None:
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                assert runs is not None
+                answer.set_result(runs)
+
+        self.store.fetch(GroupId(group), first, bytes_max, done)
+        return await answer
+
+    async def __aenter__(self) -> Threaded:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.store.close()
