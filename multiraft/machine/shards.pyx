@@ -60,6 +60,8 @@ cdef class Shard:
 
     def describe(self, descriptor):
         """Take over another descriptor: range, epochs, revision base."""
+        if type(descriptor.start) is not bytes or type(descriptor.end) is not bytes:
+            raise InvariantViolation("the ends of a shard must be bytes")
         self.descriptor = descriptor
         self.start = descriptor.start
         self.end = descriptor.end
@@ -226,7 +228,7 @@ cdef class ShardTable:
         """Entries of one run, as far as limits and memory allow; `skip` moves past them. Returns how many."""
         cdef const char* at = run.entries
         cdef const char* end = run.entries + run.bytes
-        cdef size_t before = shard.active.bytes
+        cdef size_t before
         cdef uint32_t size, position
         cdef uint64_t index = run.first + run.skip
         cdef int applied = 0
@@ -237,24 +239,23 @@ cdef class ShardTable:
             at += 4 + <size_t>size
         if index > shard.applied_index + 1:
             raise InvariantViolation(f"shard {shard.group}: entry {index} would be applied after {shard.applied_index}")
-        try:
-            while run.skip < run.count and applied < entries_max and bytes_left[0] > 0 and not self.is_full(shard):
-                memcpy(&size, at, 4)
-                if <size_t>(end - at) < 4 + <size_t>size:
-                    raise InvariantViolation(f"shard {shard.group}: the run of entry {index} is shorter than it says")
-                # What the tree knew already at start is passed over: replay may begin below the applied index.
-                if index > shard.applied_index:
-                    if size and not self.apply_entry(shard, at + 4, size, index, results):
-                        break
-                    shard.applied_index = index
-                    shard.applied_term = run.term
-                at += 4 + <size_t>size
-                bytes_left[0] -= size
-                index += 1
-                run.skip += 1
-                applied += 1
-        finally:
-            self.bytes += shard.active.bytes - before
+        while run.skip < run.count and applied < entries_max and bytes_left[0] > 0 and not self.is_full(shard):
+            memcpy(&size, at, 4)
+            if <size_t>(end - at) < 4 + <size_t>size:
+                raise InvariantViolation(f"shard {shard.group}: the run of entry {index} is shorter than it says")
+            # What the tree knew already at start is passed over: replay may begin below the applied index.
+            if index > shard.applied_index:
+                before = shard.active.bytes
+                if size and not self.apply_entry(shard, at + 4, size, index, results):
+                    break
+                self.bytes += shard.active.bytes - before
+                shard.applied_index = index
+                shard.applied_term = run.term
+            at += 4 + <size_t>size
+            bytes_left[0] -= size
+            index += 1
+            run.skip += 1
+            applied += 1
         return applied
 
     cdef int apply_entry(self, Shard shard, const char* data, uint32_t size, uint64_t index, dict results) except -1:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from multiraft.errors import InvariantViolation, ShardMoved
+from multiraft.errors import Overloaded, ShardMoved
 from multiraft.interfaces import Jobs, SnapshotRecord
 from multiraft.machine.chunks import pack_chunk
 from multiraft.machine.descriptors import ShardRecord
@@ -96,10 +96,11 @@ class Transfers:
         False: it is not newer than what is applied here, and was ignored. An error: nothing has changed.
         """
         shard = self._table.shard(group)
-        if shard.installing:
-            raise InvariantViolation(f"shard {group} is installing a snapshot already")
         if record.base.index <= shard.applied_index:
             done(False, None)
+            return
+        if shard.installing:
+            done(None, Overloaded(f"shard {group} is installing a snapshot already"))
             return
         shard.installing = True
 

@@ -19,6 +19,7 @@ from tests.unit.machine.harness import (
     EPOCH,
     GROUP,
     PREFIX,
+    ManualJobs,
     Outcome,
     Replica,
     State,
@@ -195,6 +196,7 @@ class Workload:
         written, installed = Outcome(), Outcome()
         flushed = sender.store.shard(GROUP).flushed_index
         sender.store.snapshot(GROUP, path, written)
+        self.stall(sender, sender.files)
         while not written.calls:
             self.advance(sender)
             self.disturb(sender)
@@ -220,9 +222,21 @@ class Workload:
         else:
             worker.tell()
 
+    def stall(self, replica: Replica, stalled: ManualJobs) -> None:
+        """Now and then one worker stands still while the others get on."""
+        if self.random.random() < 0.5:
+            return
+        others = [worker for worker in replica.workers if worker is not stalled]
+        for _ in range(self.random.choice([5, 60])):
+            self.disturb(replica)
+            worker = self.random.choice(others)
+            worker.work()
+            worker.tell()
+
     def disturb(self, replica: Replica) -> None:
         """Other things go on while a worker is busy for somebody."""
         if self.random.random() < 0.3:
+            self.propose_one()
             for index, result in replica.apply(self.log, self.random.choice([1, 5])):
                 assert result == self.results[index], index
         if self.random.random() < 0.2:
@@ -236,17 +250,18 @@ class Workload:
         replica, key = self.replica(), self.key()
         now = self.history[replica.index].get(key)
         expected = None if now is None else (now[0], now[2])
+        before = replica.index
         found = replica.store.get(GROUP, key)
         if found is COLD:
             outcome = Outcome()
             replica.store.read_cold(GROUP, [key], outcome)
+            self.stall(replica, replica.readers)
             while not outcome.calls:
                 self.advance(replica)
-                if self.random.random() < 0.2:
-                    replica.store.freeze(GROUP)
-                    if not replica.store.shard(GROUP).flushing:
-                        replica.store.flush(GROUP)
             (found,) = outcome.result
+            states = [self.history[index].get(key) for index in range(before, replica.index + 1)]
+            assert found in [None if now is None else (now[0], now[2]) for now in states], key
+            return
         assert found == expected, key
 
     def scan(self) -> None:
@@ -259,7 +274,14 @@ class Workload:
         )
 
     def check_scan(
-        self, replica: Replica, start: bytes, end: bytes, limit: int, bytes_max: int, reverse: bool
+        self,
+        replica: Replica,
+        start: bytes,
+        end: bytes,
+        limit: int,
+        bytes_max: int,
+        reverse: bool,
+        quiet: bool = False,
     ) -> None:
         expected = entries_of(self.history[replica.index], start, end)
         found: list[tuple[bytes, int, bytes]] = []
@@ -271,14 +293,23 @@ class Workload:
                 outcome = Outcome()
                 replica.store.scan_cold(GROUP, *bounds, limit, bytes_max, reverse, done=outcome)
                 index = replica.index
+                if not quiet:
+                    self.stall(replica, replica.readers)
                 while not outcome.calls:
                     self.advance(replica)
-                    if self.random.random() < 0.1:
+                    if not quiet and self.random.random() < 0.1:
                         self.disturb(replica)
                 page = outcome.result
                 if index != replica.index:
-                    # It speaks of some index in between, of which one page cannot tell: ask for it again in peace.
-                    self.check_scan(replica, start, end, limit, bytes_max, reverse)
+                    # It speaks of one index in between. The rest of the scan is made again in peace.
+                    shown = page.entries[::-1] if reverse else page.entries
+                    low = bounds[0] if page.resume is None or not reverse else page.resume
+                    high = bounds[1] if page.resume is None or reverse else page.resume
+                    assert shown in [
+                        entries_of(self.history[i], low, high)
+                        for i in range(index, replica.index + 1)
+                    ]
+                    self.check_scan(replica, start, end, limit, bytes_max, reverse, quiet=True)
                     return
             assert len(page.entries) <= limit
             assert page.entries or page.resume != resume
