@@ -82,7 +82,9 @@ def wrapped(error: lmdb.Error, doing: str) -> StorageError:
     """An error of LMDB in the words of our tree."""
     if isinstance(error, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
         return FormatUnsupported(f"{doing}: {error}")
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)):
+    if isinstance(
+        error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)
+    ):
         return LogCorrupt(f"{doing}: {error}")
     return StorageError(f"{doing}: {error}")
 
@@ -95,12 +97,17 @@ class LogEnvironment:
         self._path = directory.data_path
         directory.check_data()
         if settings.durability == "relaxed":
-            logger.warning("the log in %s is NOT synced: a power cut may lose or damage all of it", directory.path)
+            logger.warning(
+                "the log in %s is NOT synced: a power cut may lose or damage all of it",
+                directory.path,
+            )
         size = self._path.stat().st_size if self._path.exists() else 0
         try:
             self._env = self._open(directory, size, readonly)
             self.stale_readers = 0 if readonly else self._env.reader_check()
-            self._databases = {name: self._env.open_db(name, create=not readonly) for name in _DATABASES}
+            self._databases = {
+                name: self._env.open_db(name, create=not readonly) for name in _DATABASES
+            }
         except lmdb.Error as error:
             raise wrapped(error, f"the log in {directory.path} cannot be opened") from error
         self._file = -1 if readonly else os.open(self._path, os.O_RDWR)
@@ -125,7 +132,7 @@ class LogEnvironment:
             lib_version=0,
         )
 
-    # -- at open --------------------------------------------------------------------------------------------------------------
+    # -- at open ------------------------------------------------------------------------------------------------------
 
     def boot(self) -> tuple[int, StoreId] | None:
         """(boot count, store id) of the last open, or None."""
@@ -163,15 +170,19 @@ class LogEnvironment:
                 seen = 0
                 for key, value in transaction.cursor(handle):
                     if len(key) != 8:
-                        raise LogCorrupt(f"database {database.decode()} has a key of {len(key)} bytes")
+                        raise LogCorrupt(
+                            f"database {database.decode()} has a key of {len(key)} bytes"
+                        )
                     seen += 1
                     yield int.from_bytes(key, "big"), value
         except lmdb.Error as error:
             raise wrapped(error, f"database {database.decode()} cannot be read") from error
         if seen != expected:
-            raise LogCorrupt(f"database {database.decode()} should have {expected} batches, but {seen} are there")
+            raise LogCorrupt(
+                f"database {database.decode()} should have {expected} batches, but {seen} are there"
+            )
 
-    # -- the log worker ---------------------------------------------------------------------------------------------------------
+    # -- the log worker -----------------------------------------------------------------------------------------------
 
     def write(self, change: Change) -> None:
         """All of it, durably, or nothing: then MapFull, or an error that is final."""
@@ -193,9 +204,13 @@ class LogEnvironment:
             transaction.abort()
             raise
 
-    def _put_last(self, transaction: lmdb.Transaction[bytes], database: bytes, number: int, batch: bytes) -> None:
+    def _put_last(
+        self, transaction: lmdb.Transaction[bytes], database: bytes, number: int, batch: bytes
+    ) -> None:
         if not transaction.put(batch_key(number), batch, append=True, db=self._databases[database]):
-            raise LogCorrupt(f"batch {number} is not the last of database {database.decode()}: the tree is damaged")
+            raise LogCorrupt(
+                f"batch {number} is not the last of database {database.decode()}: the tree is damaged"
+            )
 
     def _delete(self, transaction: lmdb.Transaction[bytes], database: bytes, number: int) -> None:
         if not transaction.delete(batch_key(number), db=self._databases[database]):
@@ -234,11 +249,18 @@ class LogEnvironment:
         """Allocate what the change may take, and some more. Raises DiskFull where that much cannot be had."""
         sizes = [len(batch) for _, batch in (*change.batches, *change.rewritten)]
         needed = sum(size + 2 * self._page_bytes for size in sizes) + 64 * self._page_bytes
-        if self._tail_bytes() >= needed + settings.reserve_bytes:
+        ahead = self._ahead_bytes(settings)
+        if self._tail_bytes() >= needed + ahead // 2:
             return
-        self.allocate(needed + settings.reserve_bytes + settings.ahead_bytes)
+        self.allocate(needed + ahead)
         if self._tail_bytes() < needed and self.room().free_bytes < needed:
             raise DiskFull
+
+    def _ahead_bytes(self, settings: LogSettings) -> int:
+        """How much to allocate ahead: the reserve too, before somebody else fills the disk."""
+        disk = os.fstatvfs(self._file)
+        low = disk.f_bavail * disk.f_frsize < 4 * settings.reserve_bytes
+        return settings.ahead_bytes + (settings.reserve_bytes if low else 0)
 
     def _tail_bytes(self) -> int:
         pages = self._env.info()["last_pgno"] + 1
@@ -261,7 +283,7 @@ class LogEnvironment:
             if used + tail_bytes < size + MIB:
                 return
 
-    # -- the reader worker --------------------------------------------------------------------------------------------------------
+    # -- the reader worker --------------------------------------------------------------------------------------------
 
     def view(self) -> View:
         """A short read transaction, to be closed at once."""
@@ -281,7 +303,9 @@ class LogEnvironment:
 class View:
     """One read transaction. Nothing of it may be used after ``with``."""
 
-    def __init__(self, transaction: lmdb.Transaction[memoryview], databases: dict[bytes, lmdb._Database]):
+    def __init__(
+        self, transaction: lmdb.Transaction[memoryview], databases: dict[bytes, lmdb._Database]
+    ):
         self._transaction = transaction
         self._databases = databases
 
