@@ -380,7 +380,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_fault(self, error: PeerProtocolError, fault: int) -> None:
         stood = self.stage is Stage.STANDING
-        if fault == Fault.FAULT_MAGIC:  # whoever that is, it does not speak our language
+        if fault == Fault.FAULT_MAGIC and not stood:  # a stranger that does not speak our language
             self.end(error)
         else:
             self.leave(Farewell.PROTOCOL, str(error), error)

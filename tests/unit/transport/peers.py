@@ -44,37 +44,48 @@ class Relay:
         """What becomes of the bytes on their way to the target."""
 
     async def open(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._begin, "127.0.0.1", 0)
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.append(writer)
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
         except OSError:
             writer.close()
             return
         self._writers.append(far_writer)
-        there = asyncio.create_task(self._pump(reader, far_writer, True))
-        back = asyncio.create_task(self._pump(far_reader, writer, False))
-        self._tasks |= {there, back}
+        try:
+            await asyncio.gather(
+                self._pump(reader, far_writer, there=True),
+                self._pump(far_reader, writer, there=False),
+            )
+        except OSError:
+            writer.transport.abort()
+            far_writer.transport.abort()
+        else:
+            writer.close()
+            far_writer.close()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: bool
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, there: bool
     ) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await self.running.wait()
-                if there:
-                    self.forwarded += len(data)
-                    data = self.mangle(data)
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        while data := await reader.read(65536):
+            await self.running.wait()
+            if there:
+                self.forwarded += len(data)
+                data = self.mangle(data)
+            if writer.transport.is_closing():
+                raise ConnectionResetError("the other direction is closed")
+            writer.write(data)
+            await writer.drain()
+        # One direction has ended; what goes the other way, a goodbye perhaps, must not be cut off by a reset.
+        if not writer.transport.is_closing():
+            writer.write_eof()
 
     def cut(self) -> None:
         """Break what stands; new connections are relayed."""

@@ -258,6 +258,21 @@ def test_p82_a_sender_that_breaks_the_rules_loses_its_connection(
     arun(main())
 
 
+def test_p59_a_damaged_chunk_is_told_before_the_file_is_whole(arun: Arun, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with bulk_pair(tmp_path) as (nodes, _, two, _directory):
+            raw = await stranger(nodes.addresses[2])
+            await raw.say(say(BulkMessage(Op.BEGIN, 1, total=100), 3))
+            assert decode_bulk(memoryview(await raw.frame())).op is Op.READY
+            await raw.say(say(BulkMessage(Op.CHUNK, 1, data=b"xxx", crc=1), 4))
+            answer = decode_bulk(memoryview(await raw.frame()))
+            assert (answer.op, answer.status) == (Op.DONE, Status.DAMAGED)
+            raw.close()
+            assert two.files == []
+
+    arun(main())
+
+
 def test_broken_off_files_are_few(arun: Arun, tmp_path: Path) -> None:
     """A sender that begins one file after another and finishes none fills neither disk nor table."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import resource
+import socket
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -266,7 +267,7 @@ def test_a_slow_loris_is_ended_by_the_deadline_however_it_drips(arun: Arun) -> N
 @pytest.mark.slow
 def test_strangers_are_bounded_and_cannot_keep_a_node_out(arun: Arun) -> None:
     async def main() -> None:
-        async with cluster() as nodes:
+        async with cluster(replace(FAST, hello_timeout_s=60)) as nodes:
             one, two = Recorder(1), Recorder(2)
             transport = await nodes.add(one)
             silent = [await Raw.dial(nodes.addresses[1]) for _ in range(200)]
@@ -281,6 +282,25 @@ def test_strangers_are_bounded_and_cannot_keep_a_node_out(arun: Arun) -> None:
             for raw in silent:
                 raw.close()
             await poll(lambda: transport._listener.strangers_count == 0, "no strangers")
+
+    arun(main())
+
+
+def test_strangers_that_come_and_go_in_one_moment_leave_nothing(arun: Arun) -> None:
+    """Five are accepted in one turn of the loop, and four lose their place before anything was done for them."""
+
+    async def main() -> None:
+        async with cluster(replace(FAST, strangers_max=1)) as nodes:
+            transport = await nodes.add(Recorder(1))
+            host, _, port = nodes.addresses[1].rpartition(":")
+            strangers = [socket.create_connection((host, int(port))) for _ in range(5)]
+            await poll(lambda: transport._listener.strangers_count == 1, "one stranger")
+            await poll(lambda: len(transport._host.connections) == 1, "one connection")
+            for sock in strangers[:4]:
+                sock.settimeout(5)
+                assert sock.recv(1) == b""
+            for sock in strangers:
+                sock.close()
 
     arun(main())
 

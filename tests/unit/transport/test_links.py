@@ -123,7 +123,7 @@ def test_crossed_dials_the_lower_id_keeps_its_own(arun: Arun) -> None:
 
 def test_crossed_dials_the_higher_id_gives_its_own_up(arun: Arun) -> None:
     async def main() -> None:
-        async with cluster() as nodes:
+        async with cluster(replace(FAST, hello_timeout_s=60)) as nodes:
             three, two = Recorder(3), Impostor()
             await nodes.add(three)
             await two.open()
@@ -159,7 +159,7 @@ def test_an_accepted_offer_ends_a_dial_that_gets_no_connection(arun: Arun) -> No
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
             fillers.append(filler)
-        async with cluster() as nodes:
+        async with cluster(replace(FAST, hello_timeout_s=60)) as nodes:
             one, two = Recorder(1), Recorder(2)
             await nodes.add(one)
             await nodes.add(two)
