@@ -389,12 +389,13 @@ cdef class MultiRaft:
         """Every batch up to ``sequence`` is synced: acknowledgements may leave, and commit indexes may move."""
         cdef Engine engine = self.engine
         cdef Handout* handout
-        if not self.persisted_sequence <= sequence <= self.sequence:
+        cdef uint64_t newest = sequence
+        if not self.persisted_sequence <= newest <= self.sequence:
             raise InvariantViolation(
                 f"batch {sequence} cannot be synced: {self.persisted_sequence} was, and {self.sequence} is the newest"
             )
-        self.persisted_sequence = sequence
-        while self.waiting_count and self.waiting[self.waiting_start].sequence <= sequence:
+        self.persisted_sequence = newest
+        while self.waiting_count and self.waiting[self.waiting_start].sequence <= newest:
             handout = &self.waiting[self.waiting_start]
             self.waiting_start += 1
             self.waiting_count -= 1
