@@ -347,11 +347,12 @@ cdef class MultiRaft:
 
     def tick(self, now_ns):
         """One tick passes for every replica. ``now_ns`` is what leases are judged by."""
+        cdef Engine engine = self.engine
         cdef uint32_t at
-        self.engine.now_ns = now_ns
+        engine.now_ns = now_ns
         for at in range(self.slots_count):
             if self.slots[at] != NULL:
-                tick(self.engine, self.slots[at])
+                tick(engine, self.slots[at])
 
     cdef int propose_bytes(self, uint64_t group, const char* data, size_t length, uint64_t* term, uint64_t* index) except -1:
         cdef Replica* replica = self.get(group)
