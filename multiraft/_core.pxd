@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 # -- limits: each is checked before anything is allocated or read ------------------------------------------------------
 
-cdef enum:
+cpdef enum:
     RUN_HEADER_BYTES = 64
     BATCH_HEADER_BYTES = 40
     DIRECTORY_ITEM_BYTES = 24

@@ -47,7 +47,9 @@ class Retryable(MultiRaftError):
 class NotLeader(Retryable):
     """The replica asked does not lead its group; ``leader`` is the node that does, or None where that is unknown."""
 
-    def __init__(self, message: str = "this node does not lead the group", *, leader: int | None = None):
+    def __init__(
+        self, message: str = "this node does not lead the group", *, leader: int | None = None
+    ):
         super().__init__(message if leader is None else f"{message}; node {leader} does")
         self.leader = leader
 
@@ -109,7 +111,9 @@ class InvalidCommand(Rejected):
 class PreconditionFailed(Rejected):
     """A condition of the command did not hold; ``revision`` is that of the key that failed it (0 where it is absent)."""
 
-    def __init__(self, message: str = "a condition did not hold", *, key: bytes = b"", revision: int = 0):
+    def __init__(
+        self, message: str = "a condition did not hold", *, key: bytes = b"", revision: int = 0
+    ):
         super().__init__(message)
         self.key = key
         self.revision = revision

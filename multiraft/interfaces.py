@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from multiraft.errors import StorageError
+from multiraft.errors import MultiRaftError, StorageError
 from multiraft.ids import ClusterId, GroupId, NodeId, ReplicaId, StoreId
 
 T = TypeVar("T")
@@ -186,8 +186,17 @@ class Hello:
     """Over the static configuration, so that nodes started with different ones notice before they share data."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """What is known of a file that arrived: its size, its CRC-32C, and the note that its sender attached."""
+
+    size: int
+    crc: int
+    note: bytes = b""
+
+
 class TransportEvents(Protocol):
-    """What a transport tells its node."""
+    """What a transport tells its node. A call may come from inside one of the transport's own methods."""
 
     def hello(self) -> Hello:
         """What to say of ourselves, asked anew for each connection."""
@@ -202,7 +211,13 @@ class TransportEvents(Protocol):
         """A link to the node stands, in both directions."""
 
     def link_down(self, node: NodeId, error: Exception | None) -> None:
-        """It is gone; frames that were queued for it are dropped."""
+        """It is gone; frames that were queued for it are dropped. No error: one of the two sides wanted it so."""
+
+    def link_refused(self, node: NodeId, error: MultiRaftError) -> None:
+        """A connection came to nothing because one of the two sides said no, and why. Called for each attempt."""
+
+    def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
+        """A file is here: whole, checked, and synced together with its directory. From now on it is the node's."""
 
 
 class Transport(Protocol):
@@ -216,12 +231,17 @@ class Transport(Protocol):
     def set_address(self, node: NodeId, address: str) -> None:
         """Learn or change where a node listens; a link is dialled and kept up until ``remove``."""
 
-    def remove(self, node: NodeId) -> None: ...
+    def remove(self, node: NodeId) -> None:
+        """Forget where a node listens, and end the link to it."""
 
-    async def send_file(self, node: NodeId, transfer: int, path: str) -> None:
+    def drop(self, node: NodeId) -> None:
+        """End the link to a node that is not heard any more; it is dialled again where its address is known."""
+
+    async def send_file(self, node: NodeId, transfer: int, path: str, note: bytes = b"") -> None:
         """Stream a snapshot file in checksummed chunks on a connection of its own. Raises on any failure."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Say goodbye on every link and end all that was started. Idempotent."""
 
 
 # -- state machines -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ what it wants done. The caller owes, in this order:
    were handed out, a later ready never before an earlier one.
 3. **Then say so.** ``persisted(tag)`` - for a node ``persisted(sequence)`` - when all of it, and all before it, is synced.
    It may come late and cover several. Only then may ``messages_after`` leave (a ``MultiRaft`` holds them back by itself):
-   votes and acknowledgements are promises, and a promise that a crash forgets elects two leaders.
+   votes, requests for votes and acknowledgements are promises, and a promise that a crash forgets elects two leaders.
 4. **Apply in order.** ``committed`` holds entries that are committed *and* synced here. Apply them in order; give membership
    entries to ``apply_membership`` at their place; then call ``applied(index)``.
 5. **Read for it.** ``wanted`` names entries that are no longer in memory: read them and call ``fetched``, with None where
@@ -16,7 +16,8 @@ what it wants done. The caller owes, in this order:
 6. **Snapshots.** ``snapshots_wanted`` names members that are too far behind: make a snapshot, send its bytes by other means,
    and call ``send_snapshot``, later ``report_snapshot``. A ``snapshot`` that was offered is received, checked, made durable
    and then reported by ``installed`` - or ``snapshot_failed``.
-7. **Tick.** ``tick(now)`` at a steady pace. Leases are the only thing that looks at ``now``.
+7. **Tick.** ``tick(now)`` at a steady pace. Leases are the only thing that looks at ``now``. A read under a lease needs more:
+   a node passes the time, read after the last read came in, to ``ready(now)``; without it no lease is used.
 
 The whole of it, for one replica over some storage and some network::
 

@@ -8,6 +8,7 @@ cdef class Replica:
     cdef Engine engine
     cdef State* state       # NULL once the replica was removed
     cdef bint owned         # made here, and freed with this object
+    cdef object owner       # the MultiRaft that lent it: the replica lives as long as its node's table does
     cdef uint64_t sequence  # of the newest batch sealed here
     cdef uint64_t told_commit   # the commit index of the last hard state that was handed out
 

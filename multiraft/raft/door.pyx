@@ -13,6 +13,7 @@ cimport cython
 from multiraft._core cimport (
     MEMBER_LEARNER,
     RUN_ENTRIES,
+    RUN_ENTRIES_MAX,
     RUN_HARD_STATE,
     RUN_MEMBERSHIP,
     Buffer,
@@ -35,7 +36,7 @@ from multiraft.raft.log cimport (
 )
 from multiraft.raft.membership cimport Members, members_from, members_to
 from multiraft.raft.progress cimport Outbox, Peer
-from multiraft.raft.reads cimport ask_read, holds_lease
+from multiraft.raft.reads cimport ask_read, lease_runs
 from multiraft.raft.replica cimport (
     applied,
     apply_change,
@@ -46,6 +47,7 @@ from multiraft.raft.replica cimport (
     persisted,
     propose,
     propose_change,
+    snapshot_failed,
     step,
     tick,
     transfer_leader,
@@ -103,6 +105,8 @@ class Options:
             raise ValueError(f"heartbeat_ticks {self.heartbeat_ticks} must be below election_ticks {self.election_ticks}")
         if self.inflight_messages_max < 1 or self.message_bytes_max < 1 or self.committed_bytes_max < 1:
             raise ValueError("inflight_messages_max, message_bytes_max and committed_bytes_max begin at 1")
+        if self.message_bytes_max > 4 * RUN_ENTRIES_MAX:
+            raise ValueError(f"message_bytes_max {self.message_bytes_max} is above {4 * RUN_ENTRIES_MAX}: no peer would take it")
         if self.lease_reads and (not self.check_quorum or self.lease_ns <= 0):
             raise ValueError("lease_reads need check_quorum and a lease_ns above 0")
 
@@ -240,6 +244,7 @@ cdef class Replica:
         cdef Members members
         options = options if options is not None else Options()
         self.engine = Engine()
+        self.engine.now_known = True             # as far as a replica by itself knows, time passes with its inputs only
         self.owned = True
         engine_configure(self.engine, options, seed)
         members_from(membership, &members)
@@ -394,7 +399,7 @@ cdef class Replica:
 
     def snapshot_failed(self):
         """The snapshot that was offered did not come whole; the leader will offer one again."""
-        self.live().snapshot_pending = False
+        snapshot_failed(self.engine, self.live())
 
     def applied(self, index):
         """The state machine has applied everything up to ``index``."""
@@ -443,15 +448,20 @@ cdef class Replica:
         if not self.owned:
             raise InvariantViolation("a replica of a MultiRaft gives its work to the node's turn")
 
-    def ready(self):
-        """Take what has gathered since the last call. Nothing is handed out twice; earlier output may be unacknowledged."""
+    def ready(self, now_ns=None):
+        """Take what has gathered since the last call. Nothing is handed out twice; earlier output may be unacknowledged.
+
+        ``now_ns`` is the time that leases are judged by, read after the last read came; not given it is that of the last tick.
+        """
         cdef Engine engine = self.engine
         cdef State* state = self.live()
         cdef Handout* handout
         self._require_owned()
-        while engine.dirty_count:
-            engine.dirty_count -= 1
-            flush(engine, engine.dirty[engine.dirty_count])
+        if now_ns is not None:
+            engine.now_ns = now_ns
+        if engine.dirty_count:
+            engine.dirty_count = 0
+            flush(engine, state)             # it may mark itself again: there is more to apply, in the next ready
         engine.arena.size = 0
         batches = engine.builder.seal(self.sequence + 1, 1)
         self.sequence += len(batches)
@@ -533,7 +543,7 @@ cdef class Replica:
             election_elapsed=state.election_elapsed,
             election_timeout=state.election_timeout,
             promotable=bool(is_promotable(state)),
-            lease=bool(holds_lease(self.engine, state)),
+            lease=bool(lease_runs(self.engine, state)),
             membership=self.membership(),
             peers={state.peers[at].replica: peer_status(&state.peers[at]) for at in range(state.peers_count)},
         )

@@ -3,7 +3,7 @@
 Paper section 5.2 and 5.4.1, thesis sections 3.4, 4.2.3 (disruptive servers) and 9.6 (pre-vote). What holds here, always:
 
 - a vote is given once a term, to a candidate whose log is at least as up to date, and its answer waits for the sync;
-- a candidate's vote for itself counts when it is synced, and not before;
+- a candidate asks for votes when its term, its vote and its log are synced, and its own vote counts then, not before;
 - votes are kept per voter, so that a duplicated answer elects nobody;
 - nobody campaigns over a committed membership change that it has not applied (pitfall 29).
 """
@@ -56,6 +56,8 @@ cdef int hup(Engine engine, Replica* replica, Campaign how) except -1:
     cdef Log* log = &replica.log
     if replica.role == LEADER or not is_promotable(replica):
         return 0
+    if replica.embargo_ticks and how != CAMPAIGN_TRANSFER:
+        return 0                             # a lease may run on our word; the timer never comes so early, a command may
     if log_change_between(log, log.applied_index, log.commit_index):
         return 0
     if how == CAMPAIGN_PRE or (how == CAMPAIGN and engine.options.pre_vote):
@@ -91,7 +93,12 @@ cdef int campaign(Engine engine, Replica* replica, Campaign how) except -1:
         peer = &replica.peers[at]
         if peer.replica == replica.id or not peer.flags & (MEMBER_VOTER | MEMBER_OUTGOING):
             continue
-        head = emit(engine, replica, peer.outbox, MSG_PRE_VOTE if how == CAMPAIGN_PRE else MSG_VOTE, peer.replica, False)
+        # A vote is asked for on the strength of what a crash cannot take away: if the log or the term were forgotten, a late
+        # answer would elect us with another log in the same term. A pre-vote promises nothing and need not wait.
+        if how == CAMPAIGN_PRE:
+            head = emit(engine, replica, peer.outbox, MSG_PRE_VOTE, peer.replica, False)
+        else:
+            head = emit(engine, replica, peer.outbox, MSG_VOTE, peer.replica, True)
         head.index = replica.log.last_index
         head.log_term = log_last_term(&replica.log)
         if how == CAMPAIGN_PRE:

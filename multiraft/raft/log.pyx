@@ -369,7 +369,7 @@ cdef int log_copy_run(
         span = run.bytes - <uint32_t>(start - <const char*>run.head - RUN_HEADER_BYTES)
         taken = run.count - skip
         if head.bytes + span > bytes_max:
-            taken = fitting(start, taken, bytes_max - head.bytes, &span)
+            taken = fitting(start, taken, bytes_max - head.bytes if head.bytes < bytes_max else 0, &span)
             if taken == 0 and head.count == 0:       # one entry at least, however large
                 taken = 1
                 span = entries_span(start, 0, 1, &start)

@@ -1,6 +1,7 @@
 # All replicas of a node, as far as compiled code above (the waiters) calls in.
 
 from libc.stdint cimport uint32_t, uint64_t
+from multiraft._core cimport Buffer
 from multiraft.raft.progress cimport Outbox
 from multiraft.raft.state cimport Engine, Handout, Message, Replica
 from multiraft.raft.table cimport GroupTable
@@ -15,6 +16,7 @@ cdef class MultiRaft:
     cdef list free_slots
     cdef dict doors                     # group -> the door that was lent
     cdef uint64_t store_id
+    cdef uint32_t boot_count
     cdef readonly uint64_t sequence             # newest batch handed out
     cdef readonly uint64_t persisted_sequence   # newest batch known to be synced
     cdef Handout* waiting               # handouts whose batch is not synced yet, oldest first, from waiting_start on
@@ -35,8 +37,10 @@ cdef class MultiRaft:
     cdef int _step_messages(self, Outbox* origin, const char* data, Py_ssize_t left) except -1
     cdef int _post(self, uint32_t node, const Message* message) except -1
     cdef int _flush_dirty(self) except -1
+    cdef int _set_now(self, now_ns) except -1
     cdef int _queue_handouts(self) except -1
     cdef int _take_frames(self, list frames) except -1
+    cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1
     # Put a proposal behind the group's log; `term` and `index` are its ticket. Raises as raft.replica.propose, and
     # NoLeader where this node has no replica of the group.
     cdef int propose_bytes(self, uint64_t group, const char* data, size_t length, uint64_t* term, uint64_t* index) except -1

@@ -14,16 +14,14 @@ from libc.string cimport memcpy, memmove, memset
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from multiraft._core cimport (
-    BATCH_BYTES_MAX,
     FRAME_HEADER_BYTES,
-    FRAME_MESSAGES,
-    FRAME_MAGIC,
-    FORMAT_VERSION,
+    MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
+    MSG_NODE_STATUS,
+    RUN_ENTRIES,
     RUN_HEADER_BYTES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
@@ -33,7 +31,6 @@ from multiraft._core cimport (
     Chunk,
     CommittedRun,
     CommittedRuns,
-    FrameHeader,
     MessageHeader,
     RunHeader,
     buffer_room,
@@ -41,20 +38,23 @@ from multiraft._core cimport (
     run_body_crc,
 )
 from multiraft.raft.door cimport Replica as Door, engine_configure
+from multiraft.raft.framing cimport frames_of
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
-from multiraft.raft.reads cimport ask_read, committed_in_term
+from multiraft.raft.reads cimport ask_read, committed_in_term, holds_lease, sole_voter
 from multiraft.raft.replica cimport (
     applied,
     apply_change,
     check_proposal,
+    check_room,
     compact,
     installed,
     message_parse,
     persisted,
     propose,
     propose_change,
+    snapshot_failed,
     step,
     tick,
     transfer_leader,
@@ -68,6 +68,7 @@ from multiraft.raft.state cimport (
     Message,
     Nodes,
     Replica,
+    append_proposal,
     draw_timeout,
     engine_mark,
     fail_reads,
@@ -89,6 +90,7 @@ from multiraft.raft.door import Options
 
 cdef enum:
     POST_BYTES_MAX = 16 * 1024 * 1024
+    CAUGHT_UP_ENTRIES = 1024
 
 
 @dataclass(slots=True)
@@ -122,10 +124,11 @@ cdef class MultiRaft:
     ``seed`` and the same calls.
     """
 
-    def __init__(self, options=None, *, store_id, sequence=0, seed=0):
+    def __init__(self, options=None, *, store_id, sequence=0, boot_count=0, seed=0):
         self.engine = Engine()
         engine_configure(self.engine, options if options is not None else Options(), seed)
         self.store_id = store_id
+        self.boot_count = boot_count
         self.sequence = self.persisted_sequence = sequence
         self.free_slots = []
         self.doors = {}
@@ -263,6 +266,7 @@ cdef class MultiRaft:
             door.engine = self.engine
             door.state = self.find(group)
             door.owned = False
+            door.owner = self
             self.doors[group] = door
         return door
 
@@ -376,10 +380,10 @@ cdef class MultiRaft:
         for data in payloads:
             length += len(data)
             check_proposal(self.engine, replica, len(data))
-        check_proposal(self.engine, replica, min(length, <size_t>self.engine.options.message_bytes_max))
+        check_room(self.engine, replica, length)
         first = replica.log.last_index + 1
         for data in payloads:
-            index = propose(self.engine, replica, <const char*>data, len(data))
+            index = append_proposal(self.engine, replica, RUN_ENTRIES, <const char*>data, <uint32_t>len(data))
         return replica.term, first, index if index else first - 1
 
     def read_index(self, group, context):
@@ -465,11 +469,28 @@ cdef class MultiRaft:
         cdef Outbox* box = self.engine.outbox_of(node)
         box.now.size = box.after.size = 0
         box.now_count = box.after_count = 0
+        box.told_sequence = 0
         self.held = [item for item in self.held if item[1] != node]
         self.released = [item for item in self.released if item[0] != node]
 
     def transfer_leader(self, group, to):
         transfer_leader(self.engine, self.get(group), to)
+
+    def hand_over(self, group, linked):
+        """As leader: transfer to the voter on a linked node that has most of the log. False where there is none."""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* best = NULL
+        cdef Peer* peer
+        cdef uint32_t at
+        for at in range(replica.peers_count):
+            peer = &replica.peers[at]
+            if peer.replica != replica.id and peer.flags & MEMBER_VOTER and linked(peer.node):
+                if best == NULL or peer.match_index > best.match_index:
+                    best = peer
+        if best == NULL or replica.role != LEADER or replica.transfer_to:
+            return False
+        transfer_leader(self.engine, replica, best.replica)
+        return True
 
     def quarantine(self, group):
         """Its state machine failed: it applies nothing more and does not campaign; as leader it should hand over."""
@@ -493,7 +514,7 @@ cdef class MultiRaft:
         installed(self.engine, self.get(group), index, term, membership)
 
     def snapshot_failed(self, group):
-        self.get(group).snapshot_pending = False
+        snapshot_failed(self.engine, self.get(group))
 
     def record_pending_snapshot(self, group, index, term, payload):
         """A SNAPSHOT_PENDING record: the file is here, whole and synced, and about to be installed."""
@@ -534,10 +555,16 @@ cdef class MultiRaft:
                 return True
         return bool(engine.read_states or engine.wanted or engine.snapshots or engine.snapshots_wanted)
 
-    def ready(self):
-        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice."""
+    def ready(self, now_ns=None):
+        """One pass over the dirty replicas: everything that the node must do now. Nothing is handed out twice.
+
+        ``now_ns`` is the time, read after the last read came in: leases are judged by it, and without it none is used. The time
+        of the last tick will not do: a node that was stopped since would read under a lease that is long over (pitfall 37).
+        """
         cdef Engine engine = self.engine
+        self._set_now(now_ns)
         self._flush_dirty()
+        engine.now_known = False
         batches = engine.builder.seal(self.sequence + 1, self.store_id)
         self.sequence += len(batches)
         self._queue_handouts()
@@ -608,13 +635,30 @@ cdef class MultiRaft:
             box = nodes.items[at]
             self.messages_sent += box.now_count + box.after_count
             if box.after_count and not synced:
-                self.held.append((self.sequence, box.node, frame_of(&box.after, NULL, box.after_count)))
+                self._tell_status(box, &box.after, self.sequence)
+                self.held.extend([(self.sequence, box.node, frame) for frame in frames_of(&box.after, NULL)])
                 box.after.size = 0
                 box.after_count = 0
             if box.now_count or box.after_count:
-                frames.append((box.node, frame_of(&box.now, &box.after, box.now_count + box.after_count)))
+                self._tell_status(box, &box.now, self.persisted_sequence)
+                frames.extend([(box.node, frame) for frame in frames_of(&box.now, &box.after)])
                 box.now.size = box.after.size = 0
                 box.now_count = box.after_count = 0
+        return 0
+
+    cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1:
+        """With every frame goes what this node has synced when it leaves: a peer refuses a store that comes back below it."""
+        cdef MessageHeader* head
+        if self.boot_count == 0 or box.told_sequence >= sequence:
+            return 0
+        box.told_sequence = sequence
+        head = <MessageHeader*>buffer_room(buffer, MESSAGE_HEADER_BYTES)
+        memset(head, 0, MESSAGE_HEADER_BYTES)
+        head.kind = MSG_NODE_STATUS
+        head.length = MESSAGE_HEADER_BYTES
+        head.index = sequence
+        head.context = self.boot_count
+        buffer.size += MESSAGE_HEADER_BYTES
         return 0
 
     def trim_memory(self, bytes_max):
@@ -641,6 +685,50 @@ cdef class MultiRaft:
         peer = find_peer(replica, replica.leader)
         return peer.node if peer != NULL else None
 
+    def slowest_match(self, group):
+        """As leader the lowest index that every active member is known to have; else the applied index here."""
+        cdef Replica* replica = self.get(group)
+        cdef uint64_t lowest = replica.log.applied_index
+        cdef uint32_t at
+        if replica.role == LEADER:
+            for at in range(replica.peers_count):
+                if replica.peers[at].replica != replica.id and replica.peers[at].recently_active:
+                    lowest = min(lowest, replica.peers[at].match_index)
+        return lowest
+
+    def caught_up(self, group, to):
+        """As leader: has that replica everything, or nearly, so that it can take over without a pause?"""
+        cdef Replica* replica = self.get(group)
+        cdef Peer* peer = find_peer(replica, to)
+        return (
+            peer != NULL
+            and peer.recently_active
+            and replica.transfer_to == 0
+            and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
+        )
+
+    def reads_at_once(self, group, now_ns=None):
+        """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied.
+
+        ``now_ns`` is the time, read after the read came; without it no lease counts.
+        """
+        cdef Replica* replica = self.find(group)
+        self._set_now(now_ns)
+        now = (
+            replica != NULL
+            and replica.log.applied_index >= replica.log.commit_index
+            and committed_in_term(replica)
+            and (sole_voter(replica) or holds_lease(self.engine, replica))
+        )
+        self.engine.now_known = False
+        return bool(now)
+
+    cdef int _set_now(self, now_ns) except -1:
+        if now_ns is not None:
+            self.engine.now_ns = now_ns
+        self.engine.now_known = now_ns is not None
+        return 0
+
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""
         cdef Replica* replica = self.get(group)
@@ -651,21 +739,3 @@ cdef class MultiRaft:
             replica.log.applied_index,
             replica.log.last_index,
         )
-
-
-cdef bytes frame_of(const Buffer* first, const Buffer* second, uint32_t count):
-    """A fresh frame of the messages in two buffers; the link that sends it fills in whose it is and seals it."""
-    cdef size_t length = FRAME_HEADER_BYTES + first.size + (second.size if second != NULL else 0)
-    cdef bytes frame = PyBytes_FromStringAndSize(NULL, length)
-    cdef char* to = PyBytes_AS_STRING(frame)
-    cdef FrameHeader* head = <FrameHeader*>to
-    memset(head, 0, FRAME_HEADER_BYTES)
-    head.magic = FRAME_MAGIC
-    head.length = <uint32_t>length
-    head.version = FORMAT_VERSION
-    head.kind = FRAME_MESSAGES
-    head.count = count
-    memcpy(to + FRAME_HEADER_BYTES, first.data, first.size)
-    if second != NULL:
-        memcpy(to + FRAME_HEADER_BYTES + first.size, second.data, second.size)
-    return frame

@@ -12,6 +12,7 @@ cdef struct Outbox:
     uint32_t after_count
     Buffer now
     Buffer after
+    uint64_t told_sequence  # newest synced batch of ours that a frame for this node carries
 
 
 cpdef enum FlowState:

@@ -76,6 +76,7 @@ from multiraft.raft.replication cimport (
     try_transfer,
 )
 from multiraft.raft.state cimport (
+    ARENA_BYTES_MAX,
     FOLLOWER,
     LEADER,
     PRE_CANDIDATE,
@@ -239,6 +240,8 @@ cdef int step_follower(Engine engine, Replica* replica, const Message* message) 
                 f"group {replica.group}: replicas {replica.leader} and {head.from_replica} both lead in term {replica.term}"
             )
         replica.election_elapsed = 0
+        if engine.options.read_mode == READ_LEASE:
+            replica.embargo_ticks = engine.options.election_ticks
         if replica.leader == 0:
             replica.leader = head.from_replica
             engine_mark(engine, replica)
@@ -258,8 +261,6 @@ cdef int step_follower(Engine engine, Replica* replica, const Message* message) 
 cdef int act_on_tick(Engine engine, Replica* replica) except -1:
     if replica.role == LEADER:
         return tick_leader(engine, replica)
-    if replica.embargo_ticks:
-        replica.embargo_ticks -= 1
     if replica.election_elapsed >= replica.election_timeout and is_promotable(replica):
         replica.election_elapsed = 0
         hup(engine, replica, CAMPAIGN)
@@ -299,6 +300,13 @@ cdef int check_proposal(Engine engine, const Replica* replica, size_t length) ex
         raise NoLeader(f"group {replica.group}: the leader was removed")
     if length > ENTRY_BYTES_MAX:
         raise TooLarge(f"a command of {length} bytes; the limit is {ENTRY_BYTES_MAX}")
+    return check_room(engine, replica, length)
+
+
+cdef int check_room(Engine engine, const Replica* replica, size_t length) except -1:
+    """Is there room for proposals of so many bytes? One that is larger than the limit alone is taken when nothing waits."""
+    if engine.arena.size + length > ARENA_BYTES_MAX:
+        raise Overloaded(f"{engine.arena.size} bytes of proposals wait for the next turn")
     if (
         engine.options.uncommitted_bytes_max
         and replica.uncommitted_bytes
@@ -487,6 +495,13 @@ cdef int compact(Engine engine, Replica* replica, uint64_t index, membership) ex
     return 0
 
 
+cdef int snapshot_failed(Engine engine, Replica* replica) except -1:
+    """The snapshot that was handed out will not be installed; what came by itself meanwhile may be applied."""
+    replica.snapshot_pending = False
+    engine_mark(engine, replica)
+    return 0
+
+
 cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t term, membership) except -1:
     """The state machine now holds the snapshot at ``index``, durably: the log begins there (pitfalls 53, 54, 60)."""
     cdef Log* log = &replica.log
@@ -502,7 +517,7 @@ cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t ter
         log_compact(log, index, term)
         log.commit_index = max(log.commit_index, index)
         log.stable_index = max(log.stable_index, index)
-        log.applying_index = index
+        log.applying_index = max(log.applying_index, index)
         log_applied(log, index)
     else:
         log_restore(log, index, term)

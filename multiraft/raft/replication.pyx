@@ -42,6 +42,7 @@ from multiraft.raft.log cimport (
     Log,
     TailRun,
     entries_span,
+    log_change_between,
     log_conflict_by_term,
     log_copy_run,
     log_cut,
@@ -81,6 +82,7 @@ from multiraft.raft.state cimport (
     engine_mark,
     quorum_index,
     seal_proposals,
+    write_hard_state,
     write_vote,
 )
 
@@ -321,6 +323,10 @@ cdef int send_snapshot(
     cdef MessageHeader* head
     cdef uint32_t length = <uint32_t>len(membership)
     cdef const char* data = membership
+    if replica.role != LEADER:
+        return 0
+    if index <= peer.match_index:            # it caught up by itself while the snapshot was made
+        return report_snapshot(engine, replica, peer, True)
     peer_become_snapshot(peer, index)
     head = emit(engine, replica, peer.outbox, MSG_SNAPSHOT, peer.replica, False)
     head.index = index
@@ -413,6 +419,8 @@ cdef int fetched_run(Engine engine, Replica* replica, Peer* peer, const char* da
         raise LogCorrupt(f"group {replica.group}: a run read from the log fails its checks")
     if run.group != replica.group:
         raise InvariantViolation(f"a run of group {run.group} was read for group {replica.group}")
+    if peer != NULL and (replica.role != LEADER or peer_paused(peer)):
+        return 0                             # we lead no more, or its window is full
     next_index = peer.next_index if peer != NULL else replica.log.applying_index + 1
     if not run.first <= next_index < run.first + run.count or log_term(&replica.log, next_index) != run.term:
         return 0                             # the world has moved on; what is needed now is asked for anew
@@ -453,7 +461,7 @@ cdef int send_fetched(Engine engine, Replica* replica, Peer* peer, RunHeader* ru
     head.length = <uint32_t>(MESSAGE_HEADER_BYTES + length)
     memcpy(buffer_room(&peer.outbox.now, length), run, length)
     peer.outbox.now.size += length
-    return note_sent(engine, replica, peer, run.first + run.count - 1, length)
+    return note_sent(engine, replica, peer, run.first + run.count - 1, MESSAGE_HEADER_BYTES + length)
 
 
 # -- committed entries, on their way to the state machine ---------------------------------------------------------------------
@@ -494,7 +502,8 @@ cdef int hand_out_tail(Engine engine, Replica* replica) except -1:
     cdef uint64_t bytes = 0
     cdef TailRun* run
     cdef uint32_t skip
-    if replica.quarantined or replica.waits_to_apply:
+    # What a snapshot on its way will hold is not applied besides: the state machine is about to be replaced.
+    if replica.quarantined or replica.waits_to_apply or replica.snapshot_pending:
         return 0
     while log.applying_index < min(log.commit_index, log.stable_index):
         if bytes >= engine.options.committed_bytes_max:
@@ -587,6 +596,10 @@ cdef int flush(Engine engine, Replica* replica) except -1:       # hot
     if log.arena_count:
         seal_proposals(engine, replica)
     write_vote(engine, replica)
+    # Whoever acknowledges the next membership change must know, also after a crash, that this one is committed: it would
+    # stand for election under a membership two changes old, whose majority need not meet that of the newest (pitfall 29).
+    if replica.log.changes_count and log_change_between(&replica.log, replica.written_commit, replica.log.commit_index):
+        write_hard_state(engine, replica)
     if replica.role == LEADER:
         if replica.reads_count:
             start_round(engine, replica)

@@ -55,6 +55,7 @@ cdef struct RoundSent:
 
 cdef enum:
     ROUNDS_KEPT = 4
+    ARENA_BYTES_MAX = 1 << 30       # of proposals between two turns; offsets into the arena are 32 bits wide
 
 
 # In the order in which it is needed: what every message touches stands first, and the whole begins on a cache line.
@@ -80,7 +81,9 @@ cdef struct Replica:
     uint32_t election_elapsed       # ticks since we heard of a leader, or as leader since the last check of the quorum
     Peer* peers                     # all members, ourselves included if we are one; ascending by replica id
     uint32_t peers_count
-    uint32_t embargo_ticks          # votes are refused so long after a start (leases may still run on our word)
+    # Votes are refused so long, with leases on: after a start and after each word from a leader, whatever terms and leaders
+    # come and go meanwhile; a lease may run on our answer.
+    uint32_t embargo_ticks
     Log log
     # -- what of the hard state was put into a batch last ------------------------------------------------------------------
     uint64_t written_term
@@ -136,6 +139,7 @@ cdef class Engine:
     cdef BatchBuilder builder
     cdef uint64_t random            # state of the seeded generator
     cdef uint64_t now_ns            # as of the last tick or call that passed it; only leases look at it
+    cdef bint now_known             # it is the time of this very call, so that a lease may be judged by it
     cdef Replica** dirty
     cdef uint32_t dirty_count
     cdef uint32_t dirty_capacity

@@ -11,10 +11,12 @@ from libc.string cimport memcpy, memset
 from multiraft._batch cimport BatchBuilder
 from multiraft._core cimport (
     BATCH_SEAL_BYTES,
+    FLAG_REJECT,
     MEMBER_LEARNER,
     MEMBER_OUTGOING,
     MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
+    MSG_READ_INDEX_ACK,
     REPLICAS_MAX,
     RUN_ENTRIES_MAX,
     RUN_HARD_STATE,
@@ -39,7 +41,7 @@ from multiraft.raft.progress cimport Outbox, Peer, inflights_clear, peer_reset
 
 cimport cython
 
-from multiraft.errors import InvariantViolation, Overloaded
+from multiraft.errors import InvariantViolation
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -48,7 +50,6 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef enum:
     CACHE_LINE_BYTES = 64
-    ARENA_BYTES_MAX = 1 << 30       # offsets into the arena are 32 bits wide
 
 
 cdef packed struct HardStatePayload:
@@ -314,8 +315,6 @@ cdef uint64_t append_proposal(Engine engine, Replica* replica, uint32_t kind, co
     cdef Log* log = &replica.log
     cdef uint32_t offset = <uint32_t>engine.arena.size
     cdef ArenaEntry* entry
-    if engine.arena.size > ARENA_BYTES_MAX:
-        raise Overloaded(f"{engine.arena.size} bytes of proposals wait for the next turn")
     entry = <ArenaEntry*>buffer_room(&engine.arena, sizeof(ArenaEntry) + length + 8)
     entry.next = 0
     entry.length = length
@@ -478,8 +477,15 @@ cdef int become_follower(Engine engine, Replica* replica, uint64_t term, uint32_
 cdef int fail_reads(Engine engine, Replica* replica) except -1:
     """Answer every waiting read with "ask anew": none is left without an answer (pitfall 42)."""
     cdef uint32_t at
+    cdef PendingRead* read
+    cdef MessageHeader* answer
     for at in range(replica.reads_count):
-        if replica.reads[at].from_replica == 0:
-            engine.read_states.append((replica.group, replica.reads[at].context, None))
+        read = &replica.reads[at]
+        if read.from_replica == 0:
+            engine.read_states.append((replica.group, read.context, None))
+        else:
+            answer = emit(engine, replica, read.origin, MSG_READ_INDEX_ACK, read.from_replica, False)
+            answer.flags = FLAG_REJECT
+            answer.context = read.context
     replica.reads_count = 0
     return 0

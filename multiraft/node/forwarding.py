@@ -1,0 +1,251 @@
+"""Commands that another node must take: sent to the leader's node in the same frames, one hop, and answered the same way.
+
+A forwarded command is sent once per link incarnation and never again by itself: a link that breaks before the answer came
+makes the outcome unknown, whatever it was (pitfalls 80, 93). An answer that says "nothing happened" puts the call back where
+it came from, to be tried again until its deadline. Calls that have no place to go just now wait here, too.
+
+The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, or a refusal in msgpack.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from multiraft import errors
+from multiraft._core import MessageFlag, MessageKind
+from multiraft.errors import (
+    DeadlineExceeded,
+    InvalidCommand,
+    LeadershipLost,
+    LinkLost,
+    MultiRaftError,
+    NoLeader,
+    NotLeader,
+    Overloaded,
+    PeerProtocolError,
+    PreconditionFailed,
+    Retryable,
+)
+from multiraft.node.waiters import Call, Waiters
+from multiraft.raft import MultiRaft
+
+REJECT = int(MessageFlag.FLAG_REJECT)
+PARKED_MAX = 1_000_000
+
+# Refusals travel as their class name and the facts that they carry. What is not in here travels as its nearest kin.
+_CARRIED: tuple[type[MultiRaftError], ...] = (
+    NotLeader,
+    NoLeader,
+    Overloaded,
+    errors.NoSpace,
+    errors.ShardMoved,
+    errors.TooLarge,
+    InvalidCommand,
+    errors.CommandError,
+    DeadlineExceeded,
+    LeadershipLost,
+    errors.FormatUnsupported,
+)
+_BY_NAME = {kind.__name__: kind for kind in _CARRIED}
+
+
+def encode_refusal(error: BaseException) -> bytes:
+    """An exception as the body of a FORWARD_ACK."""
+    facts: dict[str, Any] = {"error": type(error).__name__, "message": str(error)[:4096]}
+    if isinstance(error, PreconditionFailed):
+        facts |= {"key": error.key, "revision": error.revision}
+    return msgpack.packb(facts)
+
+
+def decode_refusal(body: bytes) -> MultiRaftError:
+    """The exception again. Raises PeerProtocolError where the body is none; one of a class not known is an unknown outcome."""
+    try:
+        facts = msgpack.unpackb(body, strict_map_key=True, max_str_len=65536, max_bin_len=65536)
+        name, message = str(facts["error"]), str(facts["message"])
+        if name == "PreconditionFailed":
+            return PreconditionFailed(
+                message, key=bytes(facts["key"]), revision=int(facts["revision"])
+            )
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+        raise PeerProtocolError(f"a refusal that cannot be read: {error}") from error
+    if name in _BY_NAME:
+        return _BY_NAME[name](message)
+    return LeadershipLost(f"the leader answered {name}: {message}")
+
+
+class Forwarding:
+    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
+
+    def __init__(
+        self, multi: MultiRaft, node: int, clock_ns: Callable[[], int], timeout_ns: int
+    ) -> None:
+        self._multi = multi
+        self._node = node
+        self._clock_ns = clock_ns
+        self._timeout_ns = timeout_ns
+        self._contexts = itertools.count(1)
+        self._away: dict[int, Call] = {}
+        self._parked: dict[int, list[Call]] = {}
+        self._parked_count = 0
+        self.waiters: Waiters
+        self.kick: Callable[[], None]
+        self.linked: Callable[[int], bool]
+        self.forwarded = 0
+
+    def __len__(self) -> int:
+        return len(self._away) + self._parked_count
+
+    # -- calls from here ----------------------------------------------------------------------------------------------------
+
+    def homeless(self, call: Call, error: Retryable) -> None:
+        """A call could not be proposed here: send it to the leader's node, or let it wait for one - or for room."""
+        if call.nowait and isinstance(error, Overloaded):
+            self.waiters.end(call, error)
+            return
+        leader = self._multi.leader_node(call.group)
+        if (
+            isinstance(error, NotLeader)
+            and leader is not None
+            and leader != self._node
+            and self.linked(leader)
+        ):
+            self._send(call, leader)
+        elif self._parked_count >= PARKED_MAX:
+            self.waiters.end(call, Overloaded(f"{PARKED_MAX} calls wait for a leader"))
+        else:
+            self._parked.setdefault(call.group, []).append(call)
+            self._parked_count += 1
+
+    def _send(self, call: Call, node: int) -> None:
+        if type(call.payload) is not bytes:
+            body = msgpack.packb(call.payload)
+            flags = int(MessageFlag.FLAG_TRANSFER)  # several entries for one call
+        else:
+            body, flags = call.payload, 0
+        context = next(self._contexts)
+        self._multi.post(
+            node, MessageKind.MSG_FORWARD, group=call.group, context=context, body=body, flags=flags
+        )
+        call.forwarded_to = node
+        self._away[context] = call
+        self.forwarded += 1
+        self.kick()
+
+    def retry(self, group: int | None = None) -> None:
+        """A leader may be known now, or there may be room: try what waits, of one group or of all."""
+        groups = [group] if group is not None else list(self._parked)
+        for one in groups:
+            calls = self._parked.pop(one, None)
+            if calls:
+                self._parked_count -= len(calls)
+                for call in calls:
+                    self.waiters.again(call)
+
+    def expire(self, now_ns: int) -> None:
+        """End what is past its deadline. What never left here did not happen, but one answer for all is easier to handle."""
+        for group, calls in list(self._parked.items()):
+            kept = []
+            for call in calls:
+                if self.waiters.given_up(call):
+                    continue
+                if call.deadline_ns <= now_ns:
+                    self.waiters.end(
+                        call,
+                        DeadlineExceeded("the time was up while no leader could take the command"),
+                    )
+                else:
+                    kept.append(call)
+            self._parked_count -= len(calls) - len(kept)
+            if kept:
+                self._parked[group] = kept
+            else:
+                del self._parked[group]
+        for context, call in list(self._away.items()):
+            if call.deadline_ns <= now_ns:
+                del self._away[context]
+                self.waiters.end(
+                    call, DeadlineExceeded("the time was up while another node had the command")
+                )
+
+    def link_down(self, node: int) -> None:
+        """The link is gone: what was on its way there may have happened."""
+        for context, call in list(self._away.items()):
+            if call.forwarded_to == node:
+                del self._away[context]
+                self.waiters.end(
+                    call, LinkLost(f"the link to node {node} broke before its answer came")
+                )
+
+    def close(self, error: MultiRaftError) -> None:
+        for call in [
+            *self._away.values(),
+            *(call for calls in self._parked.values() for call in calls),
+        ]:
+            self.waiters.end(call, error)
+        self._away.clear()
+        self._parked.clear()
+        self._parked_count = 0
+
+    # -- messages -------------------------------------------------------------------------------------------------------------
+
+    def received(self, node: int, group: int, context: int, flags: int, body: bytes) -> None:
+        """Another node forwards a command. Raises PeerProtocolError for a body that is none."""
+        payload: Any = body
+        if flags & MessageFlag.FLAG_TRANSFER:
+            try:
+                payload = msgpack.unpackb(body, use_list=True)
+            except (ValueError, msgpack.UnpackException) as error:
+                raise PeerProtocolError(f"a forwarded call that cannot be read: {error}") from error
+            if (
+                not isinstance(payload, list)
+                or not all(isinstance(one, bytes) for one in payload)
+                or not payload
+            ):
+                raise PeerProtocolError("a forwarded call that is no list of commands")
+        self.waiters.submit_for(node, context, group, payload, self._clock_ns() + self._timeout_ns)
+
+    def answer(self, call: Call, value: object) -> None:
+        """What became of another node's call goes back to it."""
+        if isinstance(value, int):
+            self._multi.post(
+                call.origin,
+                MessageKind.MSG_FORWARD_ACK,
+                context=call.context,
+                index=value,
+                term=call.term,
+            )
+        else:
+            error = (
+                value
+                if isinstance(value, BaseException)
+                else InvalidCommand("the answer cannot be sent to another node")
+            )
+            body = encode_refusal(error)
+            self._multi.post(
+                call.origin,
+                MessageKind.MSG_FORWARD_ACK,
+                context=call.context,
+                flags=REJECT,
+                body=body,
+            )
+        self.kick()
+
+    def answered(self, node: int, context: int, index: int, flags: int, body: bytes) -> None:
+        """The answer to a call of ours. One that nobody waits for any more is dropped."""
+        call = self._away.get(context)
+        if call is None or call.forwarded_to != node:
+            return
+        del self._away[context]
+        if not flags & REJECT:
+            self.waiters.end(call, index)
+            return
+        refusal = decode_refusal(body)
+        if isinstance(refusal, Retryable):
+            call.forwarded_to = 0
+            self.homeless(call, NoLeader(str(refusal)))
+        else:
+            self.waiters.end(call, refusal)

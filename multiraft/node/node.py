@@ -1,0 +1,522 @@
+"""A node: the asynchronous shell around the turn. It opens and closes what the turn works with, and feeds it.
+
+Everything that waits for the world is here - the disk at start, links, ticks, closing - and nothing else is: what to do with
+a frame, a sync or a tick is the turn's. All state belongs to the loop that the node was started on; the log, the flushes, cold
+reads and snapshots have a thread each (``worker``), which never touch it.
+
+A node that meets a storage error, or finds that it is wrong, ends: it stops answering at once, every caller gets an error,
+and ``closed`` raises what happened. It never goes on with half of itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from multiraft._core import FORMAT_VERSION, MessageKind
+from multiraft._ticket import Ticket, Waker
+from multiraft.config import Config
+from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
+from multiraft.ids import ClusterId, GroupId, NodeId
+from multiraft.interfaces import FileMeta, Hello
+from multiraft.log.store import LmdbLogStore, LogSettings
+from multiraft.machine.kv import KeyValueStore
+from multiraft.machine.options import StoreOptions
+from multiraft.node.forwarding import Forwarding
+from multiraft.node.keeper import Keeper
+from multiraft.node.meta import ShardMap
+from multiraft.node.peers import Peers
+from multiraft.node.placing import Placing
+from multiraft.node.reads import Reads
+from multiraft.node.routing import Routing
+from multiraft.node.snapshots import Snapshots
+from multiraft.node.status import NodeStatus, node_status
+from multiraft.node.store import Store
+from multiraft.node.turn import Turn
+from multiraft.node.waiters import Waiters
+from multiraft.raft import MultiRaft, Options
+from multiraft.transport.transport import LoopTransport
+from multiraft.worker import Worker
+
+logger = logging.getLogger("multiraft.node")
+
+SPREAD_EVERY_TICKS = 20
+SPREAD_MOVES_MAX = 64
+PIN_EVERY_TICKS = 20
+
+
+class BootClock:
+    """The real clock: CLOCK_BOOTTIME where there is one, else the monotonic one."""
+
+    def __init__(self) -> None:
+        self._clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+    def now_ns(self) -> int:
+        return time.clock_gettime_ns(self._clock)
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+class Node:
+    """One node of a cluster, or a cluster of its own.
+
+    ``async with Node(config) as node:`` starts it and closes it; ``node.store`` is the key-value store. Starting raises
+    StorageError (and its kin) for a directory that cannot be used, OSError for an address that cannot be bound. With others in
+    the configuration it is started when it listens; ``await node.ready()`` waits until every shard has a leader.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._loop: asyncio.AbstractEventLoop
+        self._started = False
+        self._closing = False
+        self._ended: asyncio.Future[None]
+        self._failure: BaseException | None = None
+        self._workers: list[Worker] = []
+        self._ticks = 0
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
+        self.loop_gap_ns_max = 0
+        self._waiting_ready: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- life -----------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Open the directory, bring every replica back, listen. Raises what keeps it from that, with nothing left open."""
+        if self._started:
+            raise InvariantViolation("a node is started once; make another one")
+        self._started = True
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        try:
+            await self._open()
+        except BaseException as error:
+            await self._release(error)
+            raise
+
+    async def _open(self) -> None:
+        config = self.config
+        directory = Path(config.data_dir)
+        self.clock = BootClock()
+        for one in (directory, directory / "snapshots", directory / "incoming"):
+            await asyncio.to_thread(one.mkdir, parents=True, exist_ok=True)
+        self.log = await self._open_log(directory)
+        self.machine = await self._open_machine(directory)
+        seed = config.seed if config.seed is not None else random.SystemRandom().getrandbits(48)
+        self.multi = MultiRaft(
+            self._raft_options(),
+            store_id=self.log.store_id,
+            sequence=self.log.synced_sequence,
+            boot_count=self.log.boot_count,
+            seed=seed,
+        )
+        self._files = self._worker("files")
+        self.peers = Peers(config, self.log.pinned(), self.multi.record_pinned)
+        self.transport = LoopTransport(
+            config.node_id,
+            self,
+            generator=random.Random(seed),
+            tls=config.tls,
+            insecure=config.insecure,
+            jobs=self._files,
+            directory=str(directory / "incoming"),
+        )
+        self._wire()
+        if config.listen is not None:
+            self.address = await self.transport.listen(config.listen)
+        self.placing.restore()
+        if not self.placing.bootstrapped and len(config.voters) == 1:
+            self.placing.begin()
+        for node, address in config.nodes.items():
+            if node != config.node_id:
+                self.transport.set_address(NodeId(node), address)
+        self._tick_due = self._loop.time()
+        self._tick()
+        self.turn.kick()
+        if len(config.voters) == 1:
+            await self.ready()
+
+    async def _open_log(self, directory: Path) -> LmdbLogStore:
+        settings = LogSettings(
+            durability=self.config.durability,
+            budget_bytes=self.config.log_budget_bytes,
+            reserve_bytes=self.config.reserve_bytes,
+        )
+        writer, reader = self._worker("log"), self._worker("log-reader")
+        return await asyncio.to_thread(
+            LmdbLogStore, directory / "log", writer=writer, reader=reader, settings=settings
+        )
+
+    async def _open_machine(self, directory: Path) -> KeyValueStore:
+        options = StoreOptions.of(self.config, store_id=self.log.store_id)
+        flusher, reader, files = (
+            self._worker("state"),
+            self._worker("state-reader"),
+            self._worker("snapshots"),
+        )
+        return await asyncio.to_thread(
+            KeyValueStore.open, directory / "state", options, flusher, reader, files
+        )
+
+    def _worker(self, name: str) -> Worker:
+        worker = Worker(f"{name}-{self.config.node_id}", self._loop)
+        self._workers.append(worker)
+        return worker
+
+    def _raft_options(self) -> Options:
+        config = self.config
+        return Options(
+            election_ticks=config.election_ticks,
+            heartbeat_ticks=config.heartbeat_ticks,
+            inflight_messages_max=config.group_inflight_messages_max,
+            message_bytes_max=config.append_bytes_max,
+            committed_bytes_max=config.committed_bytes_max,
+            uncommitted_bytes_max=config.inflight_bytes_max,
+        )
+
+    def _wire(self) -> None:
+        """Make the parts that know each other, and tell the stores whom to call."""
+        config = self.config
+        self.waker = Waker(self._loop)
+        self.routing = Routing()
+        self.turn = Turn(
+            clock=self.clock,
+            multi=self.multi,
+            log=self.log,
+            store=self.machine,
+            transport=self.transport,
+            waker=self.waker,
+            events=self,
+            schedule=self._loop.call_soon,
+        )
+        self.forwarding = Forwarding(
+            self.multi, config.node_id, self.turn.now, round(config.timeout_s * 1e9)
+        )
+        self.waiters = Waiters(
+            self.multi,
+            self.waker,
+            homeless=self.forwarding.homeless,
+            answered=self.forwarding.answer,
+            kick=self.turn.kick,
+        )
+        self.reads = Reads(
+            self.multi, self.waker, self.turn.kick, retry_ns=config.election_ms * 1_000_000
+        )
+        self.turn.waiters, self.turn.reads = self.waiters, self.reads
+        self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
+        self.forwarding.linked = self.peers.linked
+        self.keeper = Keeper(
+            multi=self.multi,
+            log=self.log,
+            store=self.machine,
+            kick=self.turn.kick,
+            unblock=self.turn.unblock,
+            failed=self.failed,
+            log_budget_bytes=config.log_budget_bytes,
+            tail_bytes_max=config.tail_bytes_max,
+        )
+        self.transfers = Snapshots(
+            directory=Path(config.data_dir) / "snapshots",
+            multi=self.multi,
+            machine=self.machine,
+            waiters=self.waiters,
+            transport=self.transport,
+            jobs=self._files,
+            after_sync=self.keeper.after_sync,
+            spawn=self._spawn,
+            kick=self.turn.kick,
+            failed=self.failed,
+        )
+        self.placing = Placing(
+            config,
+            self.multi,
+            self.log,
+            self.machine,
+            self.routing,
+            self._learned,
+            self.keeper.after_sync,
+            self.transfers.resume,
+        )
+        self.store = Store(
+            config=config,
+            multi=self.multi,
+            machine=self.machine,
+            waiters=self.waiters,
+            reads=self.reads,
+            waker=self.waker,
+            routing=self.routing,
+            now_ns=self.turn.now,
+        )
+        self.log.on_synced = self.turn.on_synced
+        self.log.on_failed = self.failed
+        self.machine.on_failed = self.failed
+
+    async def ready(self, timeout: float | None = None) -> None:
+        """Wait until this node knows every shard and a leader for each. Raises TimeoutError, or what ended the node."""
+        async with asyncio.timeout(timeout):
+            while not self._is_ready():
+                if self._ended.done():
+                    raise self._failure or Closed("the node was closed")
+                waiting = self._loop.create_future()
+                self._waiting_ready.append(waiting)
+                await waiting
+
+    def _is_ready(self) -> bool:
+        if self.placing.map is None:
+            return False
+        return all(
+            self.multi.leader_node(shard.group) is not None for shard in self.placing.map.shards
+        )
+
+    async def closed(self) -> None:
+        """Wait until the node has ended. Raises what ended it, if it was not ``aclose``."""
+        await asyncio.shield(self._ended)
+        if self._failure is not None:
+            raise self._failure
+
+    async def aclose(self) -> None:
+        """Hand leaderships over, answer everybody, write what is in memory, end. Idempotent."""
+        if not self._started or self._closing:
+            return
+        if self._failure is None:
+            await self._hand_over()
+        await self._release(self._failure)
+
+    async def _hand_over(self) -> None:
+        """Give every leadership here to a member that can take it, within one election timeout."""
+        others = [
+            node
+            for node in self.config.voters
+            if node != self.config.node_id and self.peers.linked(node)
+        ]
+        if not others:
+            return
+        until = self._loop.time() + self.config.election_ms / 1000
+        while self._loop.time() < until:
+            led = [group for group in self.multi.groups() if self.multi.leads(group)]
+            if not led:
+                return
+            for group in led:
+                self.multi.hand_over(group, self.peers.linked)
+            self.turn.kick()
+            changed = self._loop.create_future()
+            self._waiting_ready.append(changed)
+            await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
+
+    async def _release(self, error: BaseException | None) -> None:
+        """Close whatever is open, in the order in which it depends on each other."""
+        self._closing = True
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        if hasattr(self, "store"):
+            self.turn.stop()
+            self.store.close()
+            reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
+            self._answer_all(reason)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if hasattr(self, "transport"):
+            await self.transport.close()
+        if hasattr(self, "log"):
+            await asyncio.to_thread(self.log.close)
+        for worker in self._workers:             # a flush or a read that is under way needs the state's environment
+            await asyncio.to_thread(worker.close)
+        if hasattr(self, "machine"):
+            self.machine.close()
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._wake_waiting()
+
+    def _answer_all(self, reason: MultiRaftError) -> None:
+        self.waiters.close(reason)
+        self.forwarding.close(reason)
+        self.reads.close(reason)
+        self.waker.drain()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task that ends with the node; what it raises ends the node."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.failed(error)
+
+        task.add_done_callback(ended)
+
+    # -- ticks ------------------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self.loop_gap_ns_max = max(self.loop_gap_ns_max, round((now - self._tick_due) * 1e9))
+        self._tick_due = max(self._tick_due + self.config.tick_ms / 1000, now)
+        self._tick_timer = self._loop.call_at(self._tick_due, self._tick)
+        self._ticks += 1
+        try:
+            self._ticked(self.clock.now_ns())
+        except BaseException as error:
+            self.failed(error)
+
+    def _ticked(self, now_ns: int) -> None:
+        self.turn.on_tick()
+        self.forwarding.retry()
+        self.forwarding.expire(now_ns)
+        self.keeper.tick(now_ns)
+        if self._ticks % SPREAD_EVERY_TICKS == 0:
+            self.placing.spread(self.peers.linked, SPREAD_MOVES_MAX)
+        if self._ticks % PIN_EVERY_TICKS == 0:
+            self.peers.write_all()
+        if not self.placing.bootstrapped and self.peers.all_greeted():
+            self.placing.begin()
+        if self.placing.map is None and self.placing.bootstrapped:
+            self.placing.write_map(self._propose_map)
+        if self.multi.pending():
+            self.turn.kick()
+
+    def _propose_map(self, group: GroupId, command: bytes) -> None:
+        ticket = self.waiters.submit(
+            group, command, self.turn.now() + round(self.config.timeout_s * 1e9)
+        )
+
+        def done(ticket: Ticket[int]) -> None:
+            self.placing.refresh()
+
+        ticket.add_done_callback(done)
+
+    # -- what the turn tells ------------------------------------------------------------------------------------------------------
+
+    def roles_changed(self, roles: list[tuple[int, int, int, int]]) -> None:
+        for group, _role, leader, _term in roles:
+            if leader:
+                self.forwarding.retry(group)
+        self._wake_waiting()
+
+    def posts(self, posts: list[tuple[int, int, int, int, int, int, int, bytes]]) -> None:
+        for node, kind, group, context, index, _term, flags, body in posts:
+            try:
+                if kind == MessageKind.MSG_FORWARD:
+                    self.forwarding.received(node, group, context, flags, body)
+                elif kind == MessageKind.MSG_FORWARD_ACK:
+                    self.forwarding.answered(node, context, index, flags, body)
+                elif kind == MessageKind.MSG_NODE_STATUS:
+                    self.peers.told(NodeId(node), context, index)
+            except PeerProtocolError as error:
+                logger.warning("node %d broke the protocol: %s", node, error, extra={"node": node})
+                self.transport.drop(NodeId(node))
+
+    def meta_applied(self) -> None:
+        self.placing.refresh()
+
+    def snapshots(self, offered: list[Any], wanted: list[Any]) -> None:
+        for offer in offered:
+            self.transfers.offered(*offer)
+        for one in wanted:
+            self.transfers.wanted(*one)
+
+    def turned(self) -> None:
+        self.keeper.turned()
+
+    def failed(self, error: BaseException) -> None:
+        """Something that the node cannot go on with: stop answering now, close everything soon."""
+        if self._failure is not None or self._closing:
+            return
+        self._failure = error
+        self.turn.stop()
+        logger.critical(
+            "node %d ends: %s", self.config.node_id, error, extra={"node": self.config.node_id}
+        )
+        if isinstance(error, MultiRaftError):
+            self._answer_all(error)
+        self._closing_task = self._loop.create_task(self._release(error))
+
+    def _learned(self, shard_map: ShardMap) -> None:
+        self.peers.cluster_id = shard_map.cluster.cluster_id
+        self.keeper.freeze(0)
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
+        waiting, self._waiting_ready = self._waiting_ready, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+
+    # -- what the transport tells -------------------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            cluster_id=ClusterId(self.peers.cluster_id),
+            node=self.config.node_id,
+            store_id=self.log.store_id,
+            boot_count=self.log.boot_count,
+            sequence=self.log.synced_sequence,
+            format_min=FORMAT_VERSION,
+            format_max=FORMAT_VERSION,
+            bootstrapped=self.placing.bootstrapped,
+            config_digest=self.config.digest(),
+        )
+
+    def admit(self, hello: Hello) -> None:
+        self.peers.admit(hello)
+        self.turn.kick()
+
+    def frame(self, node: NodeId, view: memoryview) -> None:
+        try:
+            self.turn.on_frame(node, view)
+        except PeerProtocolError:
+            raise
+        except BaseException as error:
+            self.failed(error)
+
+    def link_up(self, node: NodeId, link_epoch: int) -> None:
+        self.multi.discard(node)
+        self.peers.link_up(node)
+        self.multi.unreachable(node)
+        self.forwarding.retry()
+        self.turn.kick()
+
+    def link_down(self, node: NodeId, error: Exception | None) -> None:
+        self.peers.link_down(node)
+        self.multi.discard(node)
+        self.multi.unreachable(node)
+        self.forwarding.link_down(node)
+        self.turn.kick()
+
+    def link_refused(self, node: NodeId, error: MultiRaftError) -> None:
+        logger.warning(
+            "node %d: no link to node %d: %s",
+            self.config.node_id,
+            node,
+            error,
+            extra={"node": node},
+        )
+
+    def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
+        self.transfers.arrived(node, transfer, path, meta)
+
+    # -- looking --------------------------------------------------------------------------------------------------------------------
+
+    def status(self) -> NodeStatus:
+        """Counters, groups and queues at this moment."""
+        return node_status(self)

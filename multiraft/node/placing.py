@@ -1,0 +1,190 @@
+"""Which replicas live here: built from group 0 alone, when a cluster is made and at every start.
+
+Static configuration builds group 0 and nothing else. Its first leader writes the cluster's record and the shard map in one
+conditional batch; every other replica is created here from what was applied. So all nodes make the same groups, in whatever
+order they start, and an interrupted bootstrap goes on where it stopped (pitfalls 22, 102).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from multiraft.config import Config
+from multiraft.errors import LogCorrupt
+from multiraft.ids import META_GROUP, ClusterId, GroupId, random_id
+from multiraft.interfaces import GroupLog, LogStore
+from multiraft.machine import commands
+from multiraft.machine.commands import ConditionKind, OperationKind
+from multiraft.machine.descriptors import ShardDescriptor
+from multiraft.machine.kv import KeyValueStore
+from multiraft.node.meta import (
+    CLUSTER_KEY,
+    META_SPACE,
+    ShardMap,
+    ShardRecord,
+    initial_records,
+    meta_shard,
+    space_prefix,
+)
+from multiraft.node.routing import Routing
+from multiraft.node.snapshots import check_base
+from multiraft.raft import MultiRaft
+from multiraft.records import decode_membership, encode_membership
+
+logger = logging.getLogger("multiraft.node")
+
+PAGE_KEYS = 1024
+PAGE_BYTES = 4 * 1024 * 1024
+
+
+class Placing:
+    """The replicas of this node. ``learned`` is called once the map is known, or has changed."""
+
+    def __init__(
+        self,
+        config: Config,
+        multi: MultiRaft,
+        log: LogStore,
+        machine: KeyValueStore,
+        routing: Routing,
+        learned: Callable[[ShardMap], None],
+        after_sync: Callable[[Callable[[], None]], None],
+        restored: Callable[[GroupLog, int], None],
+    ) -> None:
+        self._config = config
+        self._multi = multi
+        self._machine = machine
+        self._routing = routing
+        self._learned = learned
+        self._after_sync = after_sync
+        self._restored = restored
+        self._found: dict[GroupId, GroupLog] = {}
+        self._flushed = {shard.group: shard for shard in machine.shards()}
+        self._bootstrapping = False
+        self.map: ShardMap | None = None
+        for group_log in log.groups():
+            if not group_log.tombstone:
+                self._found[group_log.group] = group_log
+
+    @property
+    def bootstrapped(self) -> bool:
+        """Does this directory hold group 0?"""
+        return META_GROUP in self._multi
+
+    def restore(self) -> None:
+        """Bring group 0 back, and all others as far as the map is on the disk already."""
+        if META_GROUP in self._found:
+            self._restore(meta_shard(self._config))
+            self.refresh()
+        elif self._found:
+            raise LogCorrupt(f"the log knows {len(self._found)} groups, but not group 0")
+
+    def begin(self) -> None:
+        """Make group 0 here: the directory is empty, and every node of the configuration has agreed."""
+        if not self.bootstrapped:
+            self._create(meta_shard(self._config))
+
+    # -- group 0 --------------------------------------------------------------------------------------------------------------
+
+    def write_map(self, propose: Callable[[GroupId, bytes], object]) -> None:
+        """As the leader of group 0: write the map, unless somebody did."""
+        if self.map is not None or self._bootstrapping or not self._multi.leads(META_GROUP):
+            return
+        self._bootstrapping = True
+        prefix = space_prefix(META_SPACE)
+        records = initial_records(self._config, ClusterId(random_id()))
+        operations = [(OperationKind.OPERATION_PUT, prefix + key, value) for key, value in records]
+        conditions = [(ConditionKind.CONDITION_ABSENT, prefix + CLUSTER_KEY)]
+        propose(META_GROUP, commands.encode_batch(META_SPACE, 1, operations, conditions))
+
+    def refresh(self) -> None:
+        """Group 0 has applied something: read the map, and make the replicas that are missing here."""
+        shard_map = ShardMap.read(self._meta_records())
+        self._bootstrapping = False
+        if shard_map is None or shard_map == self.map:
+            return
+        shard_map.check(self._config)
+        self.map = shard_map
+        self._routing.set(shard_map)
+        for shard in shard_map.shards:
+            if (
+                shard.replica_on(self._config.node_id) is not None
+                and shard.group not in self._multi
+            ):
+                if shard.group in self._found:
+                    self._restore(shard)
+                else:
+                    self._create(shard)
+        self._learned(shard_map)
+
+    def _meta_records(self) -> list[tuple[bytes, bytes]]:
+        start, end = space_prefix(META_SPACE), space_prefix(META_SPACE + 1)
+        records: list[tuple[bytes, bytes]] = []
+        resume: bytes | None = start
+        while resume is not None:
+            page = self._machine.scan_page(META_GROUP, resume, end, PAGE_KEYS, PAGE_BYTES)
+            resume = page.resume
+            records += [(key[2:], value) for key, _revision, value in page.entries]
+        return records
+
+    # -- replicas ---------------------------------------------------------------------------------------------------------------
+
+    def _create(self, shard: ShardRecord) -> None:
+        """A replica that begins. Its record is in the log before the state environment hears of it (the flush waits for it)."""
+        replica = shard.replica_on(self._config.node_id)
+        self._multi.create(shard.group, replica=replica, membership=shard.membership)
+        if self._flushed.pop(shard.group, None) is None:
+            self._after_sync(lambda: self._begin_state(shard))
+        if shard.replicas[0][1] == self._config.node_id:
+            self._multi.replica(shard.group).campaign()
+
+    def _restore(self, shard: ShardRecord) -> None:
+        group_log = self._found.pop(shard.group)
+        flushed = self._flushed.pop(shard.group, None)
+        if flushed is not None:
+            membership = decode_membership(flushed.membership)
+            applied_index = flushed.applied_index
+            if group_log.pending is None:
+                check_base(shard.group, group_log.base.index, applied_index)
+        elif group_log.base.index == 0:
+            membership, applied_index = group_log.base.membership, 0
+            self._begin_state(shard)
+        else:
+            raise LogCorrupt(
+                f"the log of group {shard.group} begins after entry {group_log.base.index}, but the state below is gone",
+                damage={shard.group: (1, group_log.base.index)},
+            )
+        self._multi.restore(group_log, membership=membership, applied_index=applied_index)
+        self._restored(group_log, applied_index)
+        if len(membership.members) == 1:
+            self._multi.replica(shard.group).campaign()
+
+    def _begin_state(self, shard: ShardRecord) -> None:
+        self._machine.create(shard.group, descriptor_of(shard), encode_membership(shard.membership))
+
+    def spread(self, linked: Callable[[int], bool], moves_max: int) -> int:
+        """Hand leaderships to the nodes where the map wants them, a few at a time; how many were begun."""
+        if self.map is None:
+            return 0
+        begun = 0
+        for shard in self.map.shards:
+            replica, node = shard.replicas[0]
+            if begun == moves_max:
+                break
+            if node != self._config.node_id and linked(node) and self._multi.leads(shard.group):
+                if self._multi.caught_up(shard.group, replica):
+                    self._multi.transfer_leader(shard.group, replica)
+                    begun += 1
+        return begun
+
+
+def descriptor_of(shard: ShardRecord) -> ShardDescriptor:
+    """What the state store is told of a shard when it begins."""
+    return ShardDescriptor(
+        start=shard.start,
+        end=shard.end,
+        range_epoch=shard.range_epoch,
+        replica_next=max(replica for replica, _ in shard.replicas) + 1,
+        space=int.from_bytes(shard.start[:2], "big"),
+    )

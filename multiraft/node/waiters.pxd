@@ -1,0 +1,48 @@
+# Commands on their way: from the proposal to the answer.
+
+from libc.stdint cimport uint32_t, uint64_t
+from multiraft._core cimport CommittedRuns
+from multiraft._ticket cimport Ticket, Waker
+from multiraft.raft.multi cimport MultiRaft
+
+
+# One command, or several that one ticket stands for. It was asked for here (`ticket`) or by another node (`origin`).
+cdef class Call:
+    cdef readonly Ticket ticket         # None for a call of another node
+    cdef readonly uint32_t origin       # that node, and ...
+    cdef readonly uint64_t context      # ... its number for the call
+    cdef readonly uint64_t group
+    cdef readonly uint64_t deadline_ns
+    cdef readonly uint64_t term         # of its proposal; 0 while it has none
+    cdef readonly uint64_t index        # of its last entry
+    cdef readonly uint32_t count        # how many entries it has
+    cdef readonly object payload        # the command's bytes, or a list of them
+    cdef public object lead             # runs (call, answer) -> answer before the caller gets it; None: as it is
+    cdef public uint32_t forwarded_to   # the node that has it; 0: none
+    cdef public bint nowait             # give up at once where it would have to wait for room
+
+
+# The calls of one group, by ascending index; `head` is the oldest.
+cdef class CallQueue:
+    cdef list calls
+    cdef Py_ssize_t head
+
+
+cdef class Waiters:
+    cdef MultiRaft multi
+    cdef readonly Waker waker
+    cdef dict queues                    # group -> CallQueue; emptied queues stay until the group is forgotten
+    cdef readonly Py_ssize_t waiting    # calls in all queues
+    cdef object homeless                # called with (call, error) when a call has no place to go just now
+    cdef object answered                # called with (call, value or exception) when another node's call ends
+    cdef object kick                    # called when the turn has something to do
+    cdef readonly uint64_t proposed
+    cdef readonly uint64_t expired
+
+    cpdef Ticket submit(self, uint64_t group, payload, uint64_t deadline_ns, bint nowait=*, lead=*)
+    cdef int place(self, Call call) except -1
+    cdef int finish(self, Call call, object value, bint failed) except -1
+    cdef int settle_queue(
+        self, CallQueue queue, uint64_t term, uint64_t last, uint64_t result_base, dict results
+    ) except -1
+    cdef int overwritten(self, Call call) except -1
