@@ -351,11 +351,12 @@ cdef class MultiRaft:
 
     def tick(self, now_ns):
         """One tick passes for every replica. ``now_ns`` is what leases are judged by."""
+        cdef Engine engine = self.engine
         cdef uint32_t at
-        self.engine.now_ns = now_ns
+        engine.now_ns = now_ns
         for at in range(self.slots_count):
             if self.slots[at] != NULL:
-                tick(self.engine, self.slots[at])
+                tick(engine, self.slots[at])
 
     cdef int propose_bytes(self, uint64_t group, const char* data, size_t length, uint64_t* term, uint64_t* index) except -1:
         cdef Replica* replica = self.get(group)
@@ -393,12 +394,13 @@ cdef class MultiRaft:
         """Every batch up to ``sequence`` is synced: acknowledgements may leave, and commit indexes may move."""
         cdef Engine engine = self.engine
         cdef Handout* handout
-        if not self.persisted_sequence <= sequence <= self.sequence:
+        cdef uint64_t newest = sequence
+        if not self.persisted_sequence <= newest <= self.sequence:
             raise InvariantViolation(
                 f"batch {sequence} cannot be synced: {self.persisted_sequence} was, and {self.sequence} is the newest"
             )
-        self.persisted_sequence = sequence
-        while self.waiting_count and self.waiting[self.waiting_start].sequence <= sequence:
+        self.persisted_sequence = newest
+        while self.waiting_count and self.waiting[self.waiting_start].sequence <= newest:
             handout = &self.waiting[self.waiting_start]
             self.waiting_start += 1
             self.waiting_count -= 1

@@ -258,12 +258,9 @@ cdef int step_follower(Engine engine, Replica* replica, const Message* message) 
 # -- time -----------------------------------------------------------------------------------------------------------------------
 
 
-cdef int tick(Engine engine, Replica* replica) except -1:
-    replica.election_elapsed += 1
+cdef int act_on_tick(Engine engine, Replica* replica) except -1:
     if replica.role == LEADER:
         return tick_leader(engine, replica)
-    if replica.embargo_ticks:
-        replica.embargo_ticks -= 1
     if replica.election_elapsed >= replica.election_timeout and is_promotable(replica):
         replica.election_elapsed = 0
         hup(engine, replica, CAMPAIGN)

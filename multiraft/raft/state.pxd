@@ -62,7 +62,7 @@ cdef enum:
 cdef struct Replica:
     uint64_t group
     uint32_t id
-    uint32_t slot                   # where MultiRaft keeps it
+    uint32_t election_timeout       # drawn anew with each election
     uint64_t term                   # hard state: synced before any answer that depends on it leaves
     uint32_t vote                   # hard state, in this term; cleared only when the term rises, in one function
     uint32_t leader                 # whom we follow in this term; ourselves as leader; 0 unknown
@@ -81,7 +81,9 @@ cdef struct Replica:
     uint32_t election_elapsed       # ticks since we heard of a leader, or as leader since the last check of the quorum
     Peer* peers                     # all members, ourselves included if we are one; ascending by replica id
     uint32_t peers_count
-    uint32_t transfer_to            # as leader: handing over to it, and refusing proposals meanwhile
+    # Votes are refused so long, with leases on: after a start and after each word from a leader, whatever terms and leaders
+    # come and go meanwhile; a lease may run on our answer.
+    uint32_t embargo_ticks
     Log log
     # -- what of the hard state was put into a batch last ------------------------------------------------------------------
     uint64_t written_term
@@ -89,13 +91,11 @@ cdef struct Replica:
     uint32_t written_vote
     uint32_t told_leader
     uint64_t told_term
+    uint32_t transfer_to            # as leader: handing over to it, and refusing proposals meanwhile
+    uint32_t slot                   # where MultiRaft keeps it
     uint64_t uncommitted_bytes      # as leader: proposed and not yet handed out to be applied
     uint64_t term_start             # as leader: index of the first entry of our term
     uint32_t heartbeat_elapsed
-    uint32_t election_timeout       # drawn anew with each election
-    # Votes are refused so long, with leases on: after a start and after each word from a leader, whatever terms and leaders
-    # come and go meanwhile; a lease may run on our answer.
-    uint32_t embargo_ticks
     uint32_t reads_count
     uint64_t epoch                  # hard state
     uint64_t change_index           # as leader: no other membership change before this index is applied
