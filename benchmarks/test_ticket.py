@@ -28,8 +28,6 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 
-cpu_time = pytest.mark.benchmark(timer=time.process_time)
-
 
 class Turns(Protocol):
     def propose(self) -> Awaitable[int]: ...
@@ -99,8 +97,7 @@ def record(benchmark: Any, operations: int) -> float:
     return ns
 
 
-@cpu_time
-@pytest.mark.benchmark(group="ticket: 1,024 waiters")
+@pytest.mark.benchmark(group="ticket: 1,024 waiters", timer=time.process_time)
 @pytest.mark.parametrize("loop_kind", LOOPS)
 def test_ticket_against_future(benchmark: Any, loop_kind: str) -> None:
     awaits = 2 if benchmark.disabled else 50
@@ -126,8 +123,7 @@ def test_ticket_against_future(benchmark: Any, loop_kind: str) -> None:
         )
 
 
-@cpu_time
-@pytest.mark.benchmark(group="ticket: answered at once")
+@pytest.mark.benchmark(group="ticket: answered at once", timer=time.process_time)
 @pytest.mark.parametrize("what", ["make", "await"])
 @pytest.mark.parametrize("loop_kind", LOOPS)
 def test_answered(benchmark: Any, loop_kind: str, what: str) -> None:
