@@ -78,13 +78,21 @@ class Room:
         return self.reusable_bytes // 2 + self.tail_bytes + self.disk_bytes
 
 
+LOST = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.BadTxnError,
+    lmdb.NotFoundError,
+)
+"""What LMDB raises where its tree is not what it should be."""
+
+
 def wrapped(error: lmdb.Error, doing: str) -> StorageError:
     """An error of LMDB in the words of our tree."""
     if isinstance(error, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
         return FormatUnsupported(f"{doing}: {error}")
-    if isinstance(
-        error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)
-    ):
+    if isinstance(error, LOST):
         return LogCorrupt(f"{doing}: {error}")
     return StorageError(f"{doing}: {error}")
 
@@ -92,7 +100,15 @@ def wrapped(error: lmdb.Error, doing: str) -> StorageError:
 class LogEnvironment:
     """One open environment in a directory that the caller holds."""
 
-    def __init__(self, directory: LogDirectory, settings: LogSettings, *, readonly: bool = False):
+    def __init__(
+        self,
+        directory: LogDirectory,
+        settings: LogSettings,
+        *,
+        create: bool = True,
+        readonly: bool = False,
+    ):
+        """``create=False`` where there must be databases: LMDB would make an empty one in the place of one that is lost."""
         self._settings = settings
         self._path = directory.data_path
         directory.check_data()
@@ -105,9 +121,7 @@ class LogEnvironment:
         try:
             self._env = self._open(directory, size, readonly)
             self.stale_readers = 0 if readonly else self._env.reader_check()
-            self._databases = {
-                name: self._env.open_db(name, create=not readonly) for name in _DATABASES
-            }
+            self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
         except lmdb.Error as error:
             raise wrapped(error, f"the log in {directory.path} cannot be opened") from error
         self._file = -1 if readonly else os.open(self._path, os.O_RDWR)
