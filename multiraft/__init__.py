@@ -1,5 +1,54 @@
-"""multiraft: many Raft groups in one process, on one loop, one transport and one log."""
+"""multiraft: many Raft groups in one process, on one loop, one transport and one log.
+
+Three ways in::
+
+    async with multiraft.open("data") as db:                    # one embedded node, durable, no configuration
+        await db.put(b"user:1", b"ada")
+
+    node = multiraft.Node(multiraft.Config(node_id=1, ...))      # one node of a cluster, in your own program
+    async with node:
+        await node.store.put(b"user:1", b"ada")
+
+    $ multiraft serve ...                                        # one node as a process of its own
+
+The map of the package, from the leaves up (``docs/architecture.md`` has the whole):
+
+- ``errors``, ``ids``, ``config``, ``interfaces``: words and seams;
+- ``_core``, ``_batch``, ``_frames``, ``_routes``, ``_ticket``, ``records``: bytes and numbers, compiled;
+- ``raft``: the algorithm, compiled, without I/O; ``placement``: where keys live;
+- ``log``, ``transport``, ``machine``: the disk, the network, the state;
+- ``node``: the turn that joins them, and the shell around it.
+"""
 
 from __future__ import annotations
+
+from multiraft.config import Config as Config
+from multiraft.config import TlsConfig as TlsConfig
+from multiraft.errors import BatchError as BatchError
+from multiraft.errors import Closed as Closed
+from multiraft.errors import CommandError as CommandError
+from multiraft.errors import ConfigError as ConfigError
+from multiraft.errors import DeadlineExceeded as DeadlineExceeded
+from multiraft.errors import InvalidCommand as InvalidCommand
+from multiraft.errors import MultiRaftError as MultiRaftError
+from multiraft.errors import NoSpace as NoSpace
+from multiraft.errors import OutcomeUnknown as OutcomeUnknown
+from multiraft.errors import Overloaded as Overloaded
+from multiraft.errors import PreconditionFailed as PreconditionFailed
+from multiraft.errors import Rejected as Rejected
+from multiraft.errors import Retryable as Retryable
+from multiraft.errors import StorageError as StorageError
+from multiraft.errors import TooLarge as TooLarge
+from multiraft.node.embedded import open as open
+from multiraft.node.node import Node as Node
+from multiraft.node.operations import Absent as Absent
+from multiraft.node.operations import Delete as Delete
+from multiraft.node.operations import DeleteRange as DeleteRange
+from multiraft.node.operations import Entry as Entry
+from multiraft.node.operations import Present as Present
+from multiraft.node.operations import Put as Put
+from multiraft.node.operations import RevisionIs as RevisionIs
+from multiraft.node.operations import ValueIs as ValueIs
+from multiraft.node.store import Store as Store
 
 __version__ = "0.1.0.dev0"

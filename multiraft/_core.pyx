@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 
 cimport cython
 
-from multiraft._crc32c cimport MULTIRAFT_CRC_AVAILABLE, multiraft_crc, multiraft_crc_by_table, multiraft_crc_fill
+from multiraft._crc32c cimport MULTIRAFT_CRC_AVAILABLE, multiraft_crc, multiraft_crc_by_table, multiraft_crc_prepare
 
 
 cdef extern from "Python.h":
@@ -29,8 +29,8 @@ cdef extern from "Python.h":
 
 
 
-# The one thing done at import: the table must be whole before any thread can ask for a checksum.
-multiraft_crc_fill()
+# The one thing done at import: the tables must be whole before any thread can ask for a checksum.
+multiraft_crc_prepare()
 
 cdef enum:
     BUFFER_BYTES_MIN = 256
@@ -39,14 +39,19 @@ cdef enum:
     BATCH_HEAD_CRC_AT = 36
     FRAME_CRC_AT = 56
     FRAME_LINK_AT = 16              # from here to the end of the header a link fills in what is its own
-    SEAL_REFERENCES_MAX = 8
+    SEAL_REFERENCES_MAX = 16
     CRC_NOGIL_BYTES_MIN = 16 * 1024
     MESSAGE_FLAGS_ALL = FLAG_REJECT | FLAG_TRANSFER | FLAG_RUN
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------------
 
-cdef size_t chunk_bytes_live = 0
+# Of the process on purpose: memory is one for all nodes in it, and whoever bounds it asks for all of it.
+cdef struct Accounts:
+    size_t chunk_bytes
+
+cdef Accounts accounts
+accounts.chunk_bytes = 0
 
 
 cdef char* buffer_room(Buffer* buffer, size_t more) except NULL:
@@ -75,7 +80,6 @@ cdef void buffer_free(Buffer* buffer) noexcept nogil:
 
 
 cdef Chunk* chunk_new(size_t capacity) except NULL:
-    global chunk_bytes_live
     cdef Chunk* chunk = NULL
     if capacity <= SIZE_MAX - sizeof(Chunk):
         chunk = <Chunk*>malloc(sizeof(Chunk) + capacity)
@@ -86,7 +90,7 @@ cdef Chunk* chunk_new(size_t capacity) except NULL:
     chunk.size = 0
     chunk.capacity = capacity
     chunk.data = <char*>(chunk + 1)
-    chunk_bytes_live += capacity
+    accounts.chunk_bytes += capacity
     return chunk
 
 
@@ -95,15 +99,14 @@ cdef void chunk_take(Chunk* chunk) noexcept nogil:
 
 
 cdef void chunk_drop(Chunk* chunk) noexcept nogil:
-    global chunk_bytes_live
     chunk.references -= 1
     if chunk.references == 0:
-        chunk_bytes_live -= chunk.capacity
+        accounts.chunk_bytes -= chunk.capacity
         free(chunk)
 
 
 cdef size_t chunk_bytes_total() noexcept nogil:
-    return chunk_bytes_live
+    return accounts.chunk_bytes
 
 
 # -- checksums ------------------------------------------------------------------------------------------------------------
@@ -324,6 +327,12 @@ cdef void _drop_chunks(const CommittedRun* items, Py_ssize_t count) noexcept nog
             chunk_drop(items[i].chunk)
 
 
+cdef CommittedRun* _item_at(CommittedRuns runs, Py_ssize_t at) except NULL:
+    if not 0 <= at < runs.count:
+        raise IndexError(f"item {at} of {runs.count}")
+    return &runs.items[at]
+
+
 @cython.final
 cdef class CommittedRuns:
     """An append-only list of committed runs on their way to the state machines; see `_core.pxd`."""
@@ -382,22 +391,25 @@ cdef class CommittedRuns:
         item.entries = chunk.data
         item.chunk = chunk
 
-    def skip(self, Py_ssize_t item) -> int:
-        """How many entries of an item were applied by a turn whose budget ended inside it."""
-        return self._at(item).skip
+    def item(self, Py_ssize_t at) -> tuple:
+        """(group, first, term, kind, payloads) of one item, whole: also of what was applied already."""
+        cdef const CommittedRun* item = _item_at(self, at)
+        return item.group, item.first, item.term, item.kind, list(_entries(item.entries, item.count))
 
-    def result_base(self, Py_ssize_t item) -> int:
+    def skip(self, Py_ssize_t at) -> int:
+        """How many entries of an item were applied by a turn whose budget ended inside it."""
+        return _item_at(self, at).skip
+
+    def result_base(self, Py_ssize_t at) -> int:
         """What the state machine filled in: entry ``i`` of the item has the plain result ``result_base + i``."""
-        return self._at(item).result_base
+        return _item_at(self, at).result_base
 
     def __iter__(self):
-        """(group, first, term, kind, payloads) of each item, whole: also of what was applied already."""
+        """Each item; the list may grow or be cleared by whoever iterates."""
         cdef Py_ssize_t at = 0
-        cdef CommittedRun* item
-        while at < self.count:      # asked anew each time: the list may be cleared or moved by whoever iterates
-            item = &self.items[at]
+        while at < self.count:
+            yield self.item(at)
             at += 1
-            yield item.group, item.first, item.term, item.kind, list(_entries(item.entries, item.count))
 
 
 # -- Python doors: numbers and checks ----------------------------------------------------------------------------------------
@@ -446,7 +458,7 @@ def crc32c_by_instruction() -> bool:
 
 def chunk_bytes() -> int:
     """The bytes of all live chunks of the process, as accounted by ``chunk_bytes_total``."""
-    return chunk_bytes_live
+    return accounts.chunk_bytes
 
 
 def check_run(data, bint check_body=True) -> Fault:

@@ -86,7 +86,7 @@ cdef class Ticket:
     Cancelling it, or the task that awaits it, gives up the wait and nothing else: the command goes its way.
     """
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("a ticket is made by a Waker")
 
     def __class_getitem__(cls, item):
@@ -386,7 +386,7 @@ cdef class Waker:
         return 0
 
 
-cdef bint is_task_wakeup(object callback):
+cdef bint is_task_wakeup(object callback) except -1:
     """Whether calling it does nothing but let a task go on: the builtin that asyncio's compiled Task registers.
 
     Any other callable, another method of a task among them (``add_done_callback(task.cancel)``), may do what it likes and

@@ -199,12 +199,12 @@ def _take_base(decoded: Run, reader: _Reader) -> Base:
 
 
 def _wrong_name(name: str) -> str:
-    """Why this cannot be the name of a file in the snapshot directory; empty where it can."""
+    """Why this cannot be the name of a file in the snapshot directory; empty where it can, or where no file is named."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
         return f"{name!r} is no text"
-    if not 1 <= size <= SNAPSHOT_NAME_BYTES_MAX:
+    if size > SNAPSHOT_NAME_BYTES_MAX:
         return f"a file name of {size} bytes"
     if name in (".", "..") or "/" in name or "\0" in name:
         return f"{name!r} is no plain file name"
@@ -212,7 +212,7 @@ def _wrong_name(name: str) -> str:
 
 
 def encode_snapshot_record(record: SnapshotRecord) -> bytes:
-    """The payload of a SNAPSHOT_PENDING run."""
+    """The payload of a SNAPSHOT_PENDING run. Without a name it says that no snapshot is pending any more."""
     if why := _wrong_name(record.name):
         raise InvariantViolation(f"a snapshot record cannot be written: {why}")
     name = record.name.encode()

@@ -13,7 +13,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from multiraft._core cimport FAULT_KIND, FAULT_VERSION, RUN_ENTRIES, Chunk, chunk_new, chunk_take
+from multiraft._core cimport FAULT_KIND, FAULT_VERSION, RUN_ENTRIES, chunk_take
 from multiraft.machine.commands cimport (
     CONDITION_ABSENT, CONDITION_PRESENT, CONDITION_REVISION, KEY_BYTES_MAX, OPERATION_DELETE, OPERATION_DELETE_RANGE,
     OPERATION_PUT, command_open, next_condition, next_operation,
@@ -404,7 +404,7 @@ cdef class ShardTable:
             return node.revision, PyBytes_FromStringAndSize(node.value, node.value_bytes)
         if known == KNOWN_GONE:
             return None
-        if memory_only:
+        if memory_only or shard.replacing:
             return COLD
         try:
             record = self.reader.get(key)
@@ -523,7 +523,7 @@ cdef class ShardTable:
         shard.active = Memtable.__new__(Memtable, self.seed)
         shard.frozen = None
         shard.frozen_record = None
-        shard.flushing = shard.installing = shard.wanted = False
+        shard.flushing = shard.installing = shard.replacing = shard.wanted = False
         shard.dirty_since_ns = 0
         shard.membership = record.membership
         shard.sessions = record.sessions
@@ -560,33 +560,6 @@ cdef int raise_outside(Shard shard, bytes key) except -1:
     raise ShardMoved(f"key {key!r} lies outside of shard {shard.group}", epoch=shard.range_epoch)
 
 
-def committed(items):
-    """Committed runs from (group, first, term, kind, payloads): the door for tests, tools and replays by hand."""
-    cdef CommittedRuns runs = CommittedRuns()
-    cdef CommittedRun* run
-    cdef Chunk* chunk
-    cdef bytes body
-    for group, first, term, kind, payloads in items:
-        body = b"".join([len(payload).to_bytes(4, "little") + payload for payload in payloads])
-        chunk = chunk_new(len(body))
-        memcpy(chunk.data, PyBytes_AS_STRING(body), len(body))
-        chunk.size = len(body)
-        run = runs.add()
-        run.group = group
-        run.first = first
-        run.term = term
-        run.kind = kind
-        run.count = len(payloads)
-        run.bytes = <uint32_t>len(body)
-        run.skip = 0
-        run.result_base = 0
-        run.entries = chunk.data
-        run.chunk = chunk
-    if runs.results is None:
-        runs.results = {}
-    return runs
-
-
 def take_entries(CommittedRuns runs not None, Py_ssize_t entries_max):
     """(group, first, term, kind, payloads) of the next item, or of its next so many entries; None at the end.
 
@@ -610,17 +583,3 @@ def take_entries(CommittedRuns runs not None, Py_ssize_t entries_max):
     if run.skip == run.count:
         runs.done += 1
     return run.group, first, run.term, run.kind, payloads
-
-
-def results_of(CommittedRuns runs not None):
-    """[(group, index, result)] of what was applied, as its callers get them: for tests and tools."""
-    cdef Py_ssize_t i
-    cdef uint32_t position
-    cdef CommittedRun* run
-    cdef list found = []
-    for i in range(runs.count):
-        run = &runs.items[i]
-        for position in range(run.skip):
-            index = run.first + position
-            found.append((run.group, index, runs.results.get((run.group, index), run.result_base + index)))
-    return found

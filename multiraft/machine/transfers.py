@@ -129,6 +129,7 @@ class Transfers:
                 return
         # Two more than now: over any flush that is queued, and over any state that a page may be laid over.
         state = info.record(flushes=shard.flushes + 2)
+        shard.replacing = True
 
         def written(_: object, error: BaseException | None) -> None:
             if error is None and group in self._table.shards:
@@ -145,5 +146,5 @@ class Transfers:
     ) -> None:
         shard = self._table.shards.get(group)
         if shard is not None:
-            shard.installing = False
+            shard.installing = shard.replacing = False
         done(installed, error)

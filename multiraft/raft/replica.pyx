@@ -71,6 +71,7 @@ from multiraft.raft.replication cimport (
     handle_heartbeat_ack,
     handle_snapshot,
     maybe_commit,
+    release_memory,
     stabilize,
     try_transfer,
 )
@@ -375,8 +376,7 @@ cdef int applied(Engine engine, Replica* replica, uint64_t index) except -1:
         )
     log_applied(&replica.log, index)
     leave_by_itself(engine, replica)
-    engine_mark(engine, replica)
-    return 0
+    return release_memory(replica)
 
 
 cdef int apply_change(Engine engine, Replica* replica, uint64_t index, const char* data, uint32_t length) except -1:
