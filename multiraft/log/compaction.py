@@ -97,7 +97,9 @@ def _choose(index: LogIndex, synced_sequence: int, first: int, settings: LogSett
     pressed = log_bytes(index) * 2 > settings.budget_bytes
     enough = 1 if pressed else settings.dead_batches_min
     through, count = window(index, last, settings.dead_batches_max, 0.0, 0)
-    if count < enough:
+    if count < enough and (
+        pressed or synced_sequence % max(1, settings.dead_batches_min // 4) == 0
+    ):
         through, count = window(
             index,
             last,

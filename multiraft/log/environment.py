@@ -78,13 +78,21 @@ class Room:
         return self.reusable_bytes // 2 + self.tail_bytes + self.disk_bytes
 
 
+LOST = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.BadTxnError,
+    lmdb.NotFoundError,
+)
+"""What LMDB raises where its tree is not what it should be."""
+
+
 def wrapped(error: lmdb.Error, doing: str) -> StorageError:
     """An error of LMDB in the words of our tree."""
     if isinstance(error, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
         return FormatUnsupported(f"{doing}: {error}")
-    if isinstance(
-        error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)
-    ):
+    if isinstance(error, LOST):
         return LogCorrupt(f"{doing}: {error}")
     return StorageError(f"{doing}: {error}")
 
@@ -92,7 +100,15 @@ def wrapped(error: lmdb.Error, doing: str) -> StorageError:
 class LogEnvironment:
     """One open environment in a directory that the caller holds."""
 
-    def __init__(self, directory: LogDirectory, settings: LogSettings, *, readonly: bool = False):
+    def __init__(
+        self,
+        directory: LogDirectory,
+        settings: LogSettings,
+        *,
+        create: bool = True,
+        readonly: bool = False,
+    ):
+        """``create=False`` where there must be databases: LMDB would make an empty one in the place of one that is lost."""
         self._settings = settings
         self._path = directory.data_path
         directory.check_data()
@@ -101,20 +117,30 @@ class LogEnvironment:
                 "the log in %s is NOT synced: a power cut may lose or damage all of it",
                 directory.path,
             )
-        size = self._path.stat().st_size if self._path.exists() else 0
+        self._file = -1
         try:
-            self._env = self._open(directory, size, readonly)
-            self.stale_readers = 0 if readonly else self._env.reader_check()
-            self._databases = {
-                name: self._env.open_db(name, create=not readonly) for name in _DATABASES
-            }
+            self._env = self._open(directory, readonly)
         except lmdb.Error as error:
             raise wrapped(error, f"the log in {directory.path} cannot be opened") from error
+        try:
+            self._prepare(create=create, readonly=readonly)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, lmdb.Error):
+                raise wrapped(error, f"the log in {directory.path} cannot be opened") from error
+            raise
+
+    def _prepare(self, *, create: bool, readonly: bool) -> None:
+        self.stale_readers = 0 if readonly else self._env.reader_check()
+        self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
         self._file = -1 if readonly else os.open(self._path, os.O_RDWR)
         self._page_bytes = self._env.stat()["psize"]
+        with self._env.begin() as transaction:
+            self._count_pages(transaction)
 
-    def _open(self, directory: LogDirectory, size: int, readonly: bool) -> lmdb.Environment:
+    def _open(self, directory: LogDirectory, readonly: bool) -> lmdb.Environment:
         settings = self._settings
+        size = self._path.stat().st_size if self._path.exists() else 0
         return lmdb.open(
             str(directory.path),
             map_size=max(settings.map_bytes, size + MIB),
@@ -196,6 +222,7 @@ class LogEnvironment:
                 self._delete(transaction, BATCHES, number)
             for number in change.delete_rewritten:
                 self._delete(transaction, REWRITTEN, number)
+            self._count_pages(transaction)
             self.commit(transaction)
         except lmdb.MapFullError as error:
             transaction.abort()
@@ -230,20 +257,20 @@ class LogEnvironment:
     def room(self) -> Room:
         """Figures as of the last transaction."""
         info = self._env.info()
-        in_use = 2
-        with self._env.begin() as transaction:
-            for handle in (None, *self._databases.values()):
-                stat = transaction.stat(handle) if handle is not None else transaction.stat()
-                in_use += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         pages = info["last_pgno"] + 1
         disk = os.fstatvfs(self._file)
         return Room(
-            used_bytes=in_use * self._page_bytes,
-            reusable_bytes=max(0, pages - in_use) * self._page_bytes,
+            used_bytes=self._pages_in_use * self._page_bytes,
+            reusable_bytes=max(0, pages - self._pages_in_use) * self._page_bytes,
             tail_bytes=self._tail_bytes(),
             disk_bytes=disk.f_bavail * disk.f_frsize,
             map_bytes=info["map_size"],
         )
+
+    def _count_pages(self, transaction: lmdb.Transaction[bytes]) -> None:
+        self._pages_in_use = 2
+        for stat in (transaction.stat(), *map(transaction.stat, self._databases.values())):
+            self._pages_in_use += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
 
     def make_room(self, change: Change, settings: LogSettings) -> None:
         """Allocate what the change may take, and some more. Raises DiskFull where that much cannot be had."""

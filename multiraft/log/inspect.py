@@ -86,7 +86,7 @@ def _opened(path: str | Path) -> Iterator[tuple[LogDirectory, Superblock, LogEnv
         superblock = directory.superblock()
         if superblock is None:
             raise LogCorrupt(f"{path} is no log directory: it has no superblock")
-        environment = LogEnvironment(directory, LogSettings(), readonly=True)
+        environment = LogEnvironment(directory, LogSettings(), create=False, readonly=True)
         try:
             yield directory, superblock, environment
         finally:

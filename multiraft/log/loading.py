@@ -50,7 +50,7 @@ class Opened:
 def open_store(directory: LogDirectory, settings: LogSettings) -> Opened:
     """Open, check and take possession. Raises LogCorrupt, FormatUnsupported or WrongStore."""
     superblock = directory.superblock()
-    environment = LogEnvironment(directory, settings)
+    environment = LogEnvironment(directory, settings, create=superblock is None)
     try:
         boot_count = _boot_count(environment, superblock)
         if superblock is None:

@@ -39,6 +39,7 @@ cdef enum:
     PART_PINNED = -2        # and `group` is the node
     CARRIED_BYTES = 100     # what a run costs besides its own bytes when it is rewritten
     PAGE_BYTES = 4096
+    NUMBERS_SPAN_MAX = 4096
     WINDOW_FACTOR = 16      # how far to look for what copying the oldest would set free, in transactions
 
 ENTRIES = PART_ENTRIES
@@ -104,20 +105,23 @@ def rewritten_batches(LogIndex index not None):
 
 
 def sparse_rewritten(LogIndex index not None, uint64_t slack, uint64_t bytes_max):
-    """Numbers of rewritten batches worth merging: the oldest, once their pages take twice what is alive, and ``slack``."""
+    """Numbers of rewritten batches worth merging: the oldest, once all their pages take twice what is alive, and ``slack``.
+
+    Or once they span many numbers, most of them of batches that are gone: the shelf has a place for each.
+    """
     cdef const Shelf* shelf = &index.books.rewritten
-    cdef uint64_t at, pages = 0, taken = 0
-    for at in range(shelf.next - shelf.first):
+    cdef uint64_t at, pages = 0, taken = 0, span = shelf.next - shelf.first
+    for at in range(span):
         pages += (shelf.batches[shelf.start + at].bytes + PAGE_BYTES - 1) // PAGE_BYTES
-    if pages * PAGE_BYTES <= shelf.live_bytes * 2 + slack:
+    if pages * PAGE_BYTES <= shelf.live_bytes * 2 + slack and span <= NUMBERS_SPAN_MAX:
         return []
     found = []
     for number, _, _, cost in rewritten_batches(index):
         taken += cost
-        if taken > bytes_max:
+        if found and taken > bytes_max:
             break
         found.append(number)
-    return found if len(found) > 1 else []
+    return found if len(found) > 1 or span > NUMBERS_SPAN_MAX else []
 
 
 def live_runs(LogIndex index not None, uint64_t through, numbers):

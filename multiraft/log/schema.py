@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from multiraft.errors import ConfigError, FormatUnsupported, LogCorrupt
 from multiraft.ids import StoreId
@@ -198,10 +198,10 @@ class LiveRun(NamedTuple):
 class LogSettings:
     """How a log store keeps its log. The defaults are durable; nothing here can make them less so but ``durability``."""
 
-    durability: Literal["full", "relaxed"] = "full"
-    """``relaxed`` does not sync: a power cut may lose or damage everything. For tests and caches only."""
-    verify: Literal["headers", "all"] = "headers"
-    """What open checks: headers and records always; ``all`` reads the entries too. They are checked on every read anyway."""
+    durability: str = "full"
+    """``full``, or ``relaxed``, which does not sync: a power cut may lose or damage everything. For tests and caches only."""
+    verify: str = "headers"
+    """What open checks: ``headers`` (and records); ``all`` reads the entries too. They are checked on every read anyway."""
     budget_bytes: int = 2 * GIB
     """Over this, ``pinning`` names the groups that keep the log from shrinking."""
     reserve_bytes: int = 64 * MIB

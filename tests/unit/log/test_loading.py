@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
+import lmdb
 import pytest
 
 from multiraft._core import RunKind
@@ -192,3 +193,15 @@ def test_pieces_of_a_batch_are_refused(size: int) -> None:
     index.settle()
     index.load(1, batch[:size])
     assert [each.kind for each in index.finish()] == [FindingKind.DAMAGE]
+
+
+def test_a_lost_database_is_not_made_anew(tmp_path: Path) -> None:
+    """Found by flipping bits: with its name gone from LMDB's main tree, the log seemed to be empty."""
+    path = tmp_path / "log"
+    with opened(path) as store:
+        h.one_group(Feeder(store))
+    with lmdb.open(str(path), max_dbs=3, map_size=1 << 28, lib_version=0) as environment:
+        with environment.begin(write=True) as transaction:
+            transaction.drop(environment.open_db(b"batches", transaction), delete=True)
+    with pytest.raises(LogCorrupt, match="cannot be opened"):
+        open_inline(path)
