@@ -5,6 +5,14 @@ from multiraft.errors import PeerProtocolError
 from multiraft.ids import NodeId
 
 @final
+class Block:
+    def __new__(cls, capacity: int) -> Block: ...
+
+@final
+class Span:
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Receiver:
     frames_count: int
     dropped_count: int
