@@ -38,6 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "one": {},
     "hash": {"shards": 8},
     "borders": {"borders": (b"k3", b"k6")},
+    "cold": {"cold_reads": "thread"},
 }
 
 
