@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import final
 
 from multiraft._core import CommittedRuns
+from multiraft.ids import NodeId
 from multiraft.interfaces import GroupLog, Membership
 from multiraft.raft.door import Options, Replica
 
 @dataclass(slots=True)
 class Ready:
     batches: list[bytes]
-    frames: list[tuple[int, bytes]]
+    frames: list[tuple[NodeId, bytes]]
     """(node, frame)."""
     committed: CommittedRuns | None
     committed_users: CommittedRuns | None

@@ -9,8 +9,7 @@ class Block:
     def __new__(cls, capacity: int) -> Block: ...
 
 @final
-class Span:
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+class Span: ...
 
 @final
 class Receiver:
