@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,20 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def pyproject() -> dict:
+def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 @pytest.mark.xfail(
     strict=True, reason="cli/ is not written yet; take this mark away with its first command"
 )
-def test_every_entry_point_resolves(pyproject: dict) -> None:
+def test_every_entry_point_resolves(pyproject: dict[str, Any]) -> None:
     for place in pyproject["project"]["scripts"].values():
         module, _, name = place.partition(":")
         assert callable(getattr(importlib.import_module(module), name, None)), place
 
 
-def test_what_compiles_is_what_is_tested(pyproject: dict) -> None:
+def test_what_compiles_is_what_is_tested(pyproject: dict[str, Any]) -> None:
     """The in-place build uses the Cython and setuptools of the environment: the same as an isolated build gets."""
     assert set(pyproject["build-system"]["requires"]) <= set(requirements(["test"]))
     listed = pyproject["project"]["optional-dependencies"]["test"]

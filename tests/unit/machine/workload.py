@@ -13,7 +13,7 @@ from typing import Any
 
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.options import StoreOptions
-from multiraft.machine.shards import COLD
+from multiraft.machine.shards import COLD, Cold
 from tests.unit.machine.harness import (
     DESCRIPTOR,
     EPOCH,
@@ -280,6 +280,7 @@ class Workload:
                     # It speaks of some index in between, of which one page cannot tell: ask for it again in peace.
                     self.check_scan(replica, start, end, limit, bytes_max, reverse)
                     return
+            assert not isinstance(page, Cold)
             assert len(page.entries) <= limit
             assert page.entries or page.resume != resume
             found += page.entries

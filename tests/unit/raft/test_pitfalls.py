@@ -76,6 +76,7 @@ def test_p02_term_and_vote_are_written_together() -> None:
     replica = replica_with()
     replica.step(Message(K.MSG_VOTE, 3, 1, term=7))
     ready = replica.ready()
+    assert ready.hard_state is not None
     assert (ready.hard_state.term, ready.hard_state.vote) == (7, 3)
     assert len(ready.batches) == 1
 
@@ -708,7 +709,7 @@ def test_p60_the_older_of_two_snapshots_changes_nothing() -> None:
     for index in (4, 9):
         replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=index, log_term=1))
     newest = replica.ready().snapshot
-    assert newest.index == 9
+    assert newest is not None and newest.index == 9
     members = voters(1, 2, 3)
     replica.installed(Snapshot(9, 1, members))
     replica.installed(Snapshot(4, 1, members))
