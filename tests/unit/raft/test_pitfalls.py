@@ -133,7 +133,9 @@ def test_p05_a_late_sync_of_an_overwritten_entry_counts_for_nothing() -> None:
             # A leader of term 3 that holds an entry of term 1 at index 2 and has not seen the one of term 2.
             replica.step(Message(K.MSG_APPEND, sender, 1, term=term, index=1, log_term=1))
         replica.step(message)
-        tags.append(replica.ready().tag)
+        tag = replica.ready().tag
+        assert tag is not None
+        tags.append(tag)
     assert replica.term_at(2) == 1
     replica.persisted(tags[0])
     assert replica.status().stable_index == 1, "that write was overwritten since, whatever its term"
@@ -150,6 +152,7 @@ def test_p06_a_vote_for_itself_of_an_earlier_term_is_ignored() -> None:
     replica.step(Message(K.MSG_VOTE_ACK, 2, 1, term=5, reject=True))      # somebody is far ahead
     replica.campaign()
     replica.ready()
+    assert old is not None
     replica.persisted(old)
     assert replica.status().role == Role.CANDIDATE
     replica.step(Message(K.MSG_VOTE_ACK, 2, 1, term=6, reject=True))
@@ -165,6 +168,7 @@ def test_p06_an_own_acknowledgement_of_an_earlier_term_is_ignored() -> None:
     old = replica.ready().tag
     replica.step(Message(K.MSG_APPEND, 2, 1, term=2, index=1, log_term=1, entries=(Entry(2, 2, b"b"),)))
     replica.ready()
+    assert old is not None
     replica.persisted(old)
     assert replica.status().stable_index == 1
 
@@ -683,6 +687,7 @@ def test_p54_a_tail_that_fits_and_was_acknowledged_stays() -> None:
     entries = (Entry(2, 3, b"a"), Entry(3, 3, b"b"))
     replica.step(Message(K.MSG_APPEND, 2, 1, term=3, index=1, log_term=1, entries=entries))
     assert [m.index for m in answers(replica) if not m.reject] == [3]
+    assert offered is not None
     replica.installed(offered)
     status = replica.status()
     assert (status.first_index, status.last_index, status.applied_index) == (3, 3, 2)
