@@ -517,7 +517,7 @@ class Node:
     def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
         self.transfers.arrived(node, transfer, path, meta)
 
-    # -- looking --------------------------------------------------------------------------------------------------------------------
+    # -- looking -------------------------------------------------------------------------------------------------------------------
 
     def status(self) -> NodeStatus:
         """Counters, groups and queues at this moment."""
