@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from multiraft.errors import ConfigError
 from multiraft.ids import NODE_ID_MAX, NodeId
@@ -54,7 +54,7 @@ class Config:
     borders: tuple[bytes, ...] = ()
 
     # -- safety -------------------------------------------------------------------------------------------------------------
-    durability: str = "full"
+    durability: Literal["full", "relaxed"] = "full"
     """``full``: every acknowledged write is on the disk of a majority. ``relaxed``: nothing is synced; for tests and caches."""
     tls: TlsConfig | None = None
     insecure: bool = False

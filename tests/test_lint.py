@@ -26,7 +26,9 @@ def run(*command: str) -> None:
 
 
 def compiled_modules_with_stubs() -> list[str]:
-    built = Path(importlib.util.find_spec("multiraft").origin).parents[1]
+    found = importlib.util.find_spec("multiraft")
+    assert found is not None and found.origin is not None
+    built = Path(found.origin).parents[1]
     return [
         ".".join(source.relative_to(ROOT).with_suffix("").parts)
         for source in sorted((ROOT / "multiraft").rglob("*.pyx"))

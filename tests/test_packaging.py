@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def pyproject() -> dict:
+def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
@@ -27,7 +28,7 @@ def test_every_entry_point_resolves(pyproject: dict) -> None:
         assert callable(getattr(importlib.import_module(module), name, None)), place
 
 
-def test_what_compiles_is_what_is_tested(pyproject: dict) -> None:
+def test_what_compiles_is_what_is_tested(pyproject: dict[str, Any]) -> None:
     """The in-place build uses the Cython and setuptools of the environment: the same as an isolated build gets."""
     assert set(pyproject["build-system"]["requires"]) <= set(requirements(["test"]))
     listed = pyproject["project"]["optional-dependencies"]["test"]

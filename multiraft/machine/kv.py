@@ -225,7 +225,7 @@ class KeyValueStore:
         report = self._reporting(done or nothing)
         shard = self.table.shard(group)
         memtable, record = shard.frozen, shard.frozen_record
-        if memtable is None:
+        if memtable is None or record is None:
             report(shard.flushed_index, None)
             return
         if shard.flushing:
@@ -343,13 +343,17 @@ class KeyValueStore:
         limit: int,
         bytes_max: int = PAGE_BYTES_MAX,
         reverse: bool = False,
+        *,
+        on_loop: bool = False,
     ) -> ScanPage | Cold:
         """One page of [start, end), which must lie in the shard; an empty ``end`` means that there is none.
 
         Go on with ``page.resume`` as the next ``start`` - backwards, as the next ``end`` - until it is None. A page may hold
-        fewer keys than asked for, even none, before the end. COLD: ask ``scan_cold``.
+        fewer keys than asked for, even none, before the end. COLD: ask ``scan_cold``. With ``on_loop``,
+        for what is small and always warm, that is not said for the sake of the disk, but may be for a moment.
         """
-        return self._scans.page(self._scans.stretch(group, start, end, limit, bytes_max, reverse))
+        stretch = self._scans.stretch(group, start, end, limit, bytes_max, reverse)
+        return self._scans.page(stretch, on_loop)
 
     def scan_cold(
         self,

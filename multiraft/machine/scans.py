@@ -86,14 +86,16 @@ class Scans:
         keys_max = min(limit, PAGE_KEYS_MAX)
         return Stretch(group, start, end, keys_max, min(bytes_max, PAGE_BYTES_MAX), reverse)
 
-    def page(self, stretch: Stretch) -> ScanPage | Cold:
-        """One page now, or COLD where that has to be left to a reader thread."""
+    def page(self, stretch: Stretch, on_loop: bool = False) -> ScanPage | Cold:
+        """One page now, or COLD where that has to be left to a reader thread; ``on_loop`` puts up with the disk."""
         if stretch.end and stretch.start >= stretch.end:
             return ScanPage([], None)
-        if self._table.cold or self._table.shard(stretch.group).replacing:
+        if self._table.cold and not on_loop:
+            return COLD
+        if self._table.shard(stretch.group).replacing:
             return COLD
         over = self._overlay(stretch)
-        if over is COLD:
+        if isinstance(over, Cold):
             return COLD
         try:
             return self._reader.page(lambda cursor: merge(over, cursor, stretch))
@@ -107,7 +109,7 @@ class Scans:
         except ShardMoved as error:
             done(None, error)
             return
-        if over is COLD:
+        if isinstance(over, Cold):
             self._jobs.submit(
                 lambda: self._order(stretch.group),
                 lambda _, error: self.page_cold(stretch, done) if error is None else done(None, error),
@@ -133,6 +135,8 @@ class Scans:
         end = shard.descriptor.end
         start = max(before.resume, shard.descriptor.start)
         over = self._table.overlay(group, start, end, HASH_KEYS, PAGE_BYTES_MAX, False, True)
+        if isinstance(over, Cold):
+            return before
         try:
             entries, resume = self._reader.page(
                 lambda cursor: merge_page(over, cursor, start, end, HASH_KEYS, PAGE_BYTES_MAX, True)

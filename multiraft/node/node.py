@@ -25,7 +25,8 @@ from multiraft.config import Config
 from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
 from multiraft.ids import ClusterId, GroupId, NodeId
 from multiraft.interfaces import FileMeta, Hello
-from multiraft.log.store import LmdbLogStore, LogSettings
+from multiraft.log.schema import LogSettings
+from multiraft.log.store import LmdbLogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.options import StoreOptions
 from multiraft.node.forwarding import Forwarding
@@ -389,6 +390,7 @@ class Node:
         self.forwarding.retry()
         self.forwarding.expire(now_ns)
         self.keeper.tick(now_ns)
+        self.placing.retry()
         if self._ticks % SPREAD_EVERY_TICKS == 0:
             self.placing.spread(self.peers.linked, SPREAD_MOVES_MAX)
         if self._ticks % PIN_EVERY_TICKS == 0:
@@ -520,7 +522,7 @@ class Node:
     def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
         self.transfers.arrived(node, transfer, path, meta)
 
-    # -- looking --------------------------------------------------------------------------------------------------------------------
+    # -- looking -------------------------------------------------------------------------------------------------------------------
 
     def status(self) -> NodeStatus:
         """Counters, groups and queues at this moment."""

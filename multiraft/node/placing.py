@@ -18,6 +18,7 @@ from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.descriptors import ShardDescriptor
 from multiraft.machine.kv import KeyValueStore
+from multiraft.machine.shards import Cold
 from multiraft.node.meta import (
     CLUSTER_KEY,
     META_SPACE,
@@ -62,6 +63,7 @@ class Placing:
         self._found: dict[GroupId, GroupLog] = {}
         self._flushed = {shard.group: shard for shard in machine.shards()}
         self._bootstrapping = False
+        self._unread = False
         self.map: ShardMap | None = None
         for group_log in log.groups():
             if not group_log.tombstone:
@@ -100,7 +102,11 @@ class Placing:
 
     def refresh(self) -> None:
         """Group 0 has applied something: read the map, and make the replicas that are missing here."""
-        shard_map = ShardMap.read(self._meta_records())
+        records = self._meta_records()
+        self._unread = records is None
+        if records is None:
+            return
+        shard_map = ShardMap.read(records)
         self._bootstrapping = False
         if shard_map is None or shard_map == self.map:
             return
@@ -118,12 +124,22 @@ class Placing:
                     self._create(shard)
         self._learned(shard_map)
 
-    def _meta_records(self) -> list[tuple[bytes, bytes]]:
+    def retry(self) -> None:
+        """Read the map now where it could not be read when group 0 applied something; every tick."""
+        if self._unread:
+            self.refresh()
+
+    def _meta_records(self) -> list[tuple[bytes, bytes]] | None:
+        """All records of group 0; None where they cannot be read just now (a snapshot is being installed)."""
         start, end = space_prefix(META_SPACE), space_prefix(META_SPACE + 1)
         records: list[tuple[bytes, bytes]] = []
         resume: bytes | None = start
         while resume is not None:
-            page = self._machine.scan_page(META_GROUP, resume, end, PAGE_KEYS, PAGE_BYTES)
+            page = self._machine.scan_page(
+                META_GROUP, resume, end, PAGE_KEYS, PAGE_BYTES, on_loop=True
+            )
+            if isinstance(page, Cold):
+                return None
             resume = page.resume
             records += [(key[2:], value) for key, _revision, value in page.entries]
         return records
@@ -133,6 +149,8 @@ class Placing:
     def _create(self, shard: ShardRecord) -> None:
         """A replica that begins. Its record is in the log before the state environment hears of it (the flush waits for it)."""
         replica = shard.replica_on(self._config.node_id)
+        if replica is None:
+            return  # group 0 as the configuration has it, and this node has no part in it
         self._multi.create(shard.group, replica=replica, membership=shard.membership)
         if self._flushed.pop(shard.group, None) is None:
             self._after_sync(lambda: self._begin_state(shard))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from multiraft.errors import LogCorrupt, MultiRaftError, StorageError
-from multiraft.ids import GroupId, NodeId
+from multiraft.ids import GroupId, NodeId, ReplicaId
 from multiraft.interfaces import Base, FileMeta, GroupLog, HardState, Jobs, SnapshotRecord
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.snapshot import Outcome, SnapshotInfo, outcome_at_open
@@ -186,7 +186,7 @@ class Snapshots:
         base = Base(
             offer.index,
             offer.term,
-            self._multi.replica(offer.group).status().replica,
+            ReplicaId(self._multi.replica(offer.group).status().replica),
             decode_membership(offer.membership),
             self._hard_state(offer.group),
         )

@@ -19,7 +19,7 @@ from multiraft.config import Config
 from multiraft.errors import BatchError, Closed, InvalidCommand, InvariantViolation, MultiRaftError
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
-from multiraft.machine.kv import COLD, KeyValueStore
+from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.scans import ScanPage
 from multiraft.machine.shards import Cold
 from multiraft.node.operations import (
@@ -243,7 +243,7 @@ class Store:
         group, _epoch = self._routing.find(physical)
         if stale or self._multi.reads_at_once(group):
             found = self._machine.get(group, physical)
-            if found is not COLD:
+            if not isinstance(found, Cold):
                 return self._waker.answered(None if found is None else found[1])
         return self._read(group, physical, _value_of, timeout, stale)
 
@@ -265,7 +265,7 @@ class Store:
     ) -> Ticket[Any]:
         def run(ticket: Ticket[Any]) -> None:
             found = self._machine.get(group, physical)
-            if found is COLD:
+            if isinstance(found, Cold):
                 self._machine.read_cold(
                     group, [physical], self._late(ticket, lambda answers: shape(answers[0]))
                 )

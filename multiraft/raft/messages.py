@@ -114,7 +114,9 @@ def decode_messages(data: bytes) -> list[Message]:
     while at < len(data):
         if len(data) - at < _HEAD.size:
             raise PeerProtocolError(f"{len(data) - at} bytes are no message")
-        kind, flags, length, group, sender, to, *numbers = _HEAD.unpack_from(data, at)
+        (kind, flags, length, group, sender, to, term, index, log_term, commit, hint, context) = (
+            _HEAD.unpack_from(data, at)
+        )
         if not _HEAD.size <= length <= len(data) - at:
             raise PeerProtocolError(f"a message of {length} bytes where {len(data) - at} are left")
         tail = data[at + _HEAD.size : at + length]
@@ -123,7 +125,12 @@ def decode_messages(data: bytes) -> list[Message]:
                 kind,
                 sender,
                 to,
-                *numbers,
+                term,
+                index,
+                log_term,
+                commit,
+                hint,
+                context,
                 reject=bool(flags & MessageFlag.FLAG_REJECT),
                 transfer=bool(flags & MessageFlag.FLAG_TRANSFER),
                 entries=decode_entries(tail) if flags & MessageFlag.FLAG_RUN else (),

@@ -5,6 +5,13 @@ from multiraft.errors import PeerProtocolError
 from multiraft.ids import NodeId
 
 @final
+class Block:
+    def __new__(cls, capacity: int) -> Block: ...
+
+@final
+class Span: ...
+
+@final
 class Receiver:
     frames_count: int
     dropped_count: int

@@ -149,7 +149,7 @@ class Pair:
             self.disk.write(self.unsynced.popleft())
         self.unsynced.clear()
         for things in (self.tags, self.outbox, self.offers):
-            things.clear()                   # type: ignore[attr-defined]
+            things.clear()
         self.begin()
 
     # -- inputs ---------------------------------------------------------------------------------------------------------------------

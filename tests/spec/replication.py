@@ -9,19 +9,29 @@ from dataclasses import replace
 
 from multiraft._core import MessageKind as K
 from multiraft.errors import InvariantViolation
+from multiraft.ids import ReplicaId
 from multiraft.interfaces import HardState, Membership
 from multiraft.raft import Entry, Message, Ready, Role, Snapshot, Tag
 from multiraft.records import encode_membership
 from tests.spec import reads
-from tests.spec.state import HEADS_BYTES, Log, Peer, Replica, queue, run_bytes, with_log, with_members, with_peer
-
+from tests.spec.state import (
+    HEADS_BYTES,
+    Log,
+    Peer,
+    Replica,
+    queue,
+    run_bytes,
+    with_log,
+    with_members,
+    with_peer,
+)
 
 # -- the disk -----------------------------------------------------------------------------------------------------------------
 
 
 def record(r: Replica) -> Replica:
     """The hard state goes to the disk as it is now."""
-    written = HardState(r.term, r.vote, commit=max(r.log.commit, r.written.commit))
+    written = HardState(r.term, ReplicaId(r.vote), commit=max(r.log.commit, r.written.commit))
     return replace(r, written=written, handout_due=True)
 
 

@@ -98,8 +98,8 @@ def test_p62_what_many_groups_wrote_in_turn_comes_back_under_their_own_names() -
     assert len(batches) > 1
     for batch in batches:
         for data in _core.decode_batch(batch).runs:
-            run = _core.decode_run(data)
-            found.setdefault(run.group, []).extend(run.entries)
+            decoded = _core.decode_run(data)
+            found.setdefault(decoded.group, []).extend(decoded.entries)
     assert found == written
     assert all(struct.unpack_from("<Q", p)[0] == g for g, each in found.items() for p in each)
 

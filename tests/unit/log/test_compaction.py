@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from multiraft.ids import NodeId
 from multiraft.interfaces import HardState
 from multiraft.log.inspect import batches, runs, verify
 from multiraft.log.lookup import figures
@@ -63,7 +64,7 @@ def test_a_straggler_does_not_hold_the_log(tmp_path: Path) -> None:
     with opened(tmp_path / "log", replace(settings, verify="all")) as store:
         assert len(list(store.groups())) == 1001
         assert read_entries(store, 150, 1) == {1: (1, 1, b"quiet")}
-        assert store.pinned()[2].sequence == 4
+        assert store.pinned()[NodeId(2)].sequence == 4
 
 
 def test_rewritten_batches_are_themselves_compacted(tmp_path: Path) -> None:

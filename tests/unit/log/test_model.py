@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from multiraft.ids import GroupId
 from multiraft.interfaces import LogStore
 from multiraft.log.lookup import figures
 from multiraft.log.memory import MemoryLogStore
@@ -26,7 +27,7 @@ def check(store: LogStore, model: Model) -> None:
     expected = {group: each.log() for group, each in sorted(model.groups.items())}
     assert list(found) == list(expected)
     for group, log in expected.items():
-        assert found[group] == log
+        assert found[GroupId(group)] == log
         entries = read_entries(store, group, log.base.index + 1, bytes_max=600)
         assert entries == model.groups[group].entries
     assert dict(store.pinned()) == model.pins

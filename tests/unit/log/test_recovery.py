@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multiraft.errors import InvariantViolation, LogCorrupt
-from multiraft.ids import NodeId, ReplicaId
+from multiraft.ids import GroupId, NodeId, ReplicaId
 from multiraft.interfaces import HardState, Member, Membership, SnapshotRecord
 from multiraft.log.inspect import runs as runs_on_disk
 from multiraft.log.lookup import figures
@@ -131,7 +131,7 @@ def test_p86_what_was_synced_before_is_there_whatever_came_after(tmp_path: Path)
         found = {log.group: log for log in store.crash(keep=keep).groups()}
         whole = (keep - 1) // 2
         assert sorted(found) == [1, *(100 + index for index in range(1, whole + 1))]
-        assert found[1].hard_state.commit == whole
+        assert found[GroupId(1)].hard_state.commit == whole
         assert all(found[group].base.index == 10 for group in found if group > 1)
 
 

@@ -22,7 +22,7 @@ from multiraft.errors import (
     SyncFailed,
     WrongStore,
 )
-from multiraft.ids import GroupId
+from multiraft.ids import GroupId, ReplicaId
 from multiraft.interfaces import HardState
 from multiraft.log.environment import LogEnvironment
 from multiraft.log.inspect import verify
@@ -191,11 +191,11 @@ def test_an_interrupted_creation_is_continued(tmp_path: Path) -> None:
         ([h.entries_run(99, 1, 1, [b"x"], prev_term=0)], "no living replica"),
         ([h.hard(1, HardState(term=5)), h.hard(1, HardState(term=4))], "term 4 after term 5"),
         (
-            [h.hard(1, HardState(term=5, vote=2)), h.hard(1, HardState(term=5, vote=3))],
+            [h.hard(1, HardState(term=5, vote=ReplicaId(2))), h.hard(1, HardState(term=5, vote=ReplicaId(3)))],
             "a vote for 3",
         ),
         (
-            [h.hard(1, HardState(term=5, vote=2)), h.hard(1, HardState(term=5, vote=0))],
+            [h.hard(1, HardState(term=5, vote=ReplicaId(2))), h.hard(1, HardState(term=5, vote=ReplicaId(0)))],
             "a vote for 0",
         ),
         ([h.hard(1, HardState(term=5), replica=2)], "replica 1 is here"),

@@ -152,9 +152,9 @@ def holds(state: State, condition: tuple[Any, ...]) -> bool:
     if now is None:
         return False
     if kind == ConditionKind.CONDITION_VALUE:
-        return now[2] == condition[2]
+        return bool(now[2] == condition[2])
     if kind == ConditionKind.CONDITION_REVISION:
-        return now[0] == condition[2]
+        return bool(now[0] == condition[2])
     return True
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.options import StoreOptions
-from multiraft.machine.shards import COLD
+from multiraft.machine.shards import COLD, Cold
 from tests.unit.machine.harness import (
     DESCRIPTOR,
     EPOCH,
@@ -311,6 +311,7 @@ class Workload:
                     ]
                     self.check_scan(replica, start, end, limit, bytes_max, reverse, quiet=True)
                     return
+            assert not isinstance(page, Cold)
             assert len(page.entries) <= limit
             assert page.entries or page.resume != resume
             found += page.entries

@@ -38,6 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "one": {},
     "hash": {"shards": 8},
     "borders": {"borders": (b"k3", b"k6")},
+    "cold": {"cold_reads": "thread"},
 }
 
 
@@ -162,8 +163,9 @@ def test_p79_a_deadline_says_that_the_outcome_is_unknown(arun: Run, tmp_path: Pa
     async def main() -> None:
         async with Node(Config(data_dir=str(tmp_path))) as node:
             hold = asyncio.Event()
-            append, held = node.log.append, []
-            node.log.append = held.append  # type: ignore[method-assign]
+            append = node.log.append
+            held: list[bytes] = []
+            node.log.append = held.append  # type: ignore[method-assign, assignment]
             ticket = node.store.put(b"k", b"v", timeout=0.1)
             with pytest.raises(DeadlineExceeded) as late:
                 await ticket
@@ -183,8 +185,9 @@ def test_p79_a_deadline_says_that_the_outcome_is_unknown(arun: Run, tmp_path: Pa
 def test_p03_no_put_is_answered_before_its_batch_is_synced(arun: Run, tmp_path: Path) -> None:
     async def main() -> None:
         async with Node(Config(data_dir=str(tmp_path))) as node:
-            synced, waiting = node.log.on_synced, []
-            node.log.on_synced = waiting.append  # type: ignore[method-assign,assignment]
+            synced = node.log.on_synced
+            waiting: list[int] = []
+            node.log.on_synced = waiting.append
             ticket = node.store.put(b"k", b"v")
             while not waiting:
                 await asyncio.sleep(0)
@@ -192,7 +195,7 @@ def test_p03_no_put_is_answered_before_its_batch_is_synced(arun: Run, tmp_path: 
                 await asyncio.sleep(0)
             assert not ticket.done()
             assert await node.store.get(b"k", stale=True) is None
-            node.log.on_synced = synced  # type: ignore[method-assign]
+            node.log.on_synced = synced
             synced(waiting[-1])
             assert await ticket > 0
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from multiraft._core import MemberFlag, RunKind, encode_run
 from multiraft.interfaces import HardState, Member, Membership
-from multiraft.raft import Entry, MembershipChange, Message, Options, Ready, Replica, Role
+from multiraft.raft import Entry, MembershipChange, Message, Options, Ready, Replica, Role, Snapshot
 
 PLAIN = Options(election_ticks=10, heartbeat_ticks=1, pre_vote=False, check_quorum=False)
 
@@ -66,7 +66,7 @@ class Node:
         self.applied: list[Entry] = []
         self.outbox: list[Message] = []
         self.reads: list[tuple[int, int | None]] = []
-        self.snapshots: list[object] = []
+        self.snapshots: list[Snapshot] = []
 
     def collect(self) -> Ready:
         """Take the output; messages that may go are put into the outbox, the rest waits for ``sync``."""

@@ -8,6 +8,7 @@ import pytest
 
 from multiraft._core import MessageFlag, MessageKind, RunKind, decode_batch, decode_run
 from multiraft.errors import InvariantViolation, NoLeader, NotLeader, PeerProtocolError
+from multiraft.ids import NodeId, ReplicaId
 from multiraft.interfaces import Base, GroupLog, HardState
 from multiraft.raft import MembershipChange, Message, MultiRaft, Options, Role
 from multiraft.raft.messages import decode_messages
@@ -30,7 +31,7 @@ class Process:
         for group in self.applied:
             self.multi.create(group, replica=node, membership=voters(*voting))
 
-    def turn(self) -> list[tuple[int, bytes]]:
+    def turn(self) -> list[tuple[NodeId, bytes]]:
         """One turn with a prompt disk: frames that may go, in order."""
         ready = self.multi.ready()
         self.news.append(ready)
@@ -192,7 +193,7 @@ def test_forwarded_messages_come_out_as_posts(three: list[Process]) -> None:
     multi = three[0].multi
     multi.post(2, MessageKind.MSG_FORWARD, group=4, context=77, body=b"put", flags=int(MessageFlag.FLAG_REJECT))
     frames = dict(multi.ready().frames)
-    three[1].multi.step_frame(1, frames[2])
+    three[1].multi.step_frame(1, frames[NodeId(2)])
     posts = three[1].multi.ready().posts
     assert posts == [(1, MessageKind.MSG_FORWARD, 4, 77, 0, 0, MessageFlag.FLAG_REJECT, b"put")]
 
@@ -226,7 +227,7 @@ def test_a_restart_restores_every_group(three: list[Process]) -> None:
     log = GroupLog(
         group=3,  # type: ignore[arg-type]
         base=Base(0, 0, 1, voters(1, 2, 3)),  # type: ignore[arg-type]
-        hard_state=HardState(old.term, old.vote, commit=old.commit_index),
+        hard_state=HardState(old.term, ReplicaId(old.vote), commit=old.commit_index),
         last_index=2,
         terms=((1, 1),),
     )
@@ -239,7 +240,9 @@ def test_a_restart_restores_every_group(three: list[Process]) -> None:
     runs = [run for batch in three[0].batches for run in decode_batch(batch).runs]
     entries = [r for r in runs if decode_run(r).kind == RunKind.RUN_ENTRIES and decode_run(r).group == 3]
     multi.fetched(3, 0, entries)
-    ((group, first, term, kind, payloads),) = list(multi.ready().committed)
+    committed = multi.ready().committed
+    assert committed is not None
+    ((group, first, term, kind, payloads),) = list(committed)
     assert (group, first, term, kind, payloads) == (3, 2, 1, RunKind.RUN_ENTRIES, [b"x"])
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from multiraft._core import MessageKind as K
 from multiraft.errors import NoLeader, NotLeader
+from multiraft.ids import ReplicaId
 from multiraft.interfaces import HardState
 from multiraft.raft import Entry, Message, Options, Replica, Role
 
@@ -25,7 +26,7 @@ def log_of(*terms: int) -> list[Entry]:
 def replica_with(
     *terms: int, term: int | None = None, commit: int = 0, ids: tuple[int, ...] = (1, 2, 3), vote: int = 0
 ) -> Replica:
-    hard = HardState(term=term if term is not None else (terms[-1] if terms else 0), vote=vote, commit=commit)
+    hard = HardState(term=term if term is not None else (terms[-1] if terms else 0), vote=ReplicaId(vote), commit=commit)
     return Replica(PLAIN, replica=1, membership=voters(*ids), hard_state=hard, entries=log_of(*terms), applied_index=0)
 
 
@@ -126,7 +127,7 @@ def test_silence_starts_an_election(again: bool) -> None:
         (5, (), (2, 3), Role.CANDIDATE),
     ],
 )
-def test_a_majority_of_votes_elects(size: int, granted: tuple, refused: tuple, role: Role) -> None:
+def test_a_majority_of_votes_elects(size: int, granted: tuple[int, ...], refused: tuple[int, ...], role: Role) -> None:
     """5.2: a candidate wins with votes from a majority of the full cluster in the same term; else it goes on or gives up."""
     replica = replica_with(ids=tuple(range(1, size + 1)))
     replica.campaign()
@@ -212,7 +213,7 @@ def test_leader_commits_when_a_majority_has_it() -> None:
     ("size", "acks", "committed"),
     [(1, (), True), (3, (), False), (3, (2,), True), (3, (2, 3), True), (5, (2,), False), (5, (2, 3), True)],
 )
-def test_acknowledgements_that_commit(size: int, acks: tuple, committed: bool) -> None:
+def test_acknowledgements_that_commit(size: int, acks: tuple[int, ...], committed: bool) -> None:
     """5.3: a majority, the leader included, decides."""
     replica = replica_with(ids=tuple(range(1, size + 1)))
     make_leader(replica)
@@ -358,7 +359,7 @@ def test_a_rejection_skips_a_whole_term() -> None:
         ((2, 1), (1, 1), False),
     ],
 )
-def test_voters_deny_candidates_with_older_logs(own: tuple, candidate: tuple, granted: bool) -> None:
+def test_voters_deny_candidates_with_older_logs(own: tuple[int, ...], candidate: tuple[int, ...], granted: bool) -> None:
     """5.4.1: the voter denies its vote if its own log is more up to date: a later last term, or the longer log."""
     terms = tuple(sorted(own))
     replica = replica_with(*terms, term=3)

@@ -76,6 +76,7 @@ def test_p02_term_and_vote_are_written_together() -> None:
     replica = replica_with()
     replica.step(Message(K.MSG_VOTE, 3, 1, term=7))
     ready = replica.ready()
+    assert ready.hard_state is not None
     assert (ready.hard_state.term, ready.hard_state.vote) == (7, 3)
     assert len(ready.batches) == 1
 
@@ -132,7 +133,9 @@ def test_p05_a_late_sync_of_an_overwritten_entry_counts_for_nothing() -> None:
             # A leader of term 3 that holds an entry of term 1 at index 2 and has not seen the one of term 2.
             replica.step(Message(K.MSG_APPEND, sender, 1, term=term, index=1, log_term=1))
         replica.step(message)
-        tags.append(replica.ready().tag)
+        tag = replica.ready().tag
+        assert tag is not None
+        tags.append(tag)
     assert replica.term_at(2) == 1
     replica.persisted(tags[0])
     assert replica.status().stable_index == 1, "that write was overwritten since, whatever its term"
@@ -149,6 +152,7 @@ def test_p06_a_vote_for_itself_of_an_earlier_term_is_ignored() -> None:
     replica.step(Message(K.MSG_VOTE_ACK, 2, 1, term=5, reject=True))      # somebody is far ahead
     replica.campaign()
     replica.ready()
+    assert old is not None
     replica.persisted(old)
     assert replica.status().role == Role.CANDIDATE
     replica.step(Message(K.MSG_VOTE_ACK, 2, 1, term=6, reject=True))
@@ -164,6 +168,7 @@ def test_p06_an_own_acknowledgement_of_an_earlier_term_is_ignored() -> None:
     old = replica.ready().tag
     replica.step(Message(K.MSG_APPEND, 2, 1, term=2, index=1, log_term=1, entries=(Entry(2, 2, b"b"),)))
     replica.ready()
+    assert old is not None
     replica.persisted(old)
     assert replica.status().stable_index == 1
 
@@ -682,6 +687,7 @@ def test_p54_a_tail_that_fits_and_was_acknowledged_stays() -> None:
     entries = (Entry(2, 3, b"a"), Entry(3, 3, b"b"))
     replica.step(Message(K.MSG_APPEND, 2, 1, term=3, index=1, log_term=1, entries=entries))
     assert [m.index for m in answers(replica) if not m.reject] == [3]
+    assert offered is not None
     replica.installed(offered)
     status = replica.status()
     assert (status.first_index, status.last_index, status.applied_index) == (3, 3, 2)
@@ -708,7 +714,7 @@ def test_p60_the_older_of_two_snapshots_changes_nothing() -> None:
     for index in (4, 9):
         replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=index, log_term=1))
     newest = replica.ready().snapshot
-    assert newest.index == 9
+    assert newest is not None and newest.index == 9
     members = voters(1, 2, 3)
     replica.installed(Snapshot(9, 1, members))
     replica.installed(Snapshot(4, 1, members))

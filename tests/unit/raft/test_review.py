@@ -27,7 +27,6 @@ from multiraft.raft import (
     Role,
     Snapshot,
 )
-
 from multiraft.raft.messages import decode_messages
 
 from .harness import PLAIN, Cluster, voters
@@ -143,6 +142,7 @@ def test_p53_nothing_is_handed_out_twice_when_entries_overtake_a_snapshot() -> N
     assert ready.tag is not None
     replica.persisted(ready.tag)
     handed = [e.index for e in replica.ready().committed]
+    assert offered is not None
     replica.installed(offered)
     handed += [e.index for e in replica.ready().committed]
     assert handed == [5, 6], "4 and what is before it lie in the snapshot; 5 and 6 are applied once, after it"

@@ -88,7 +88,8 @@ def test_the_order_holds_between_wake_ups_inline_and_by_call_soon(desk: Desk) ->
 
 def test_what_is_settled_meanwhile_is_left_for_the_next_drain(desk: Desk) -> None:
     async def body() -> Any:
-        first, second, seen = desk.ticket(), desk.ticket(), []
+        first, second = desk.ticket(), desk.ticket()
+        seen: list[Any] = []
 
         async def settler() -> None:
             await first

@@ -145,7 +145,9 @@ def test_a_callback_runs_in_the_context_given_or_in_that_of_its_adding(desk: Des
 
 def test_callbacks_are_removed_by_equality(desk: Desk) -> None:
     async def body() -> Any:
-        ticket, first, second = desk.ticket(), [], []
+        ticket = desk.ticket()
+        first: list[Any] = []
+        second: list[Any] = []
         assert ticket.remove_done_callback(first.append) == 0
         for seen in (first, second, first, first, second):
             ticket.add_done_callback(seen.append)
@@ -159,7 +161,9 @@ def test_callbacks_are_removed_by_equality(desk: Desk) -> None:
 
 def test_the_last_callback_can_be_removed_and_another_added(desk: Desk) -> None:
     async def body() -> Any:
-        ticket, first, second = desk.ticket(), [], []
+        ticket = desk.ticket()
+        first: list[Any] = []
+        second: list[Any] = []
         ticket.add_done_callback(first.append)
         assert ticket.remove_done_callback(first.append) == 1
         ticket.add_done_callback(second.append)

@@ -198,7 +198,8 @@ def test_an_interrupt_in_a_woken_task_ends_the_run_but_loses_nobody(
     loop_kind: str, error: type[BaseException]
 ) -> None:
     loop = LOOPS[loop_kind]()
-    waker, seen = Waker(loop), []
+    waker = Waker(loop)
+    seen: list[Any] = []
     tickets = [waker.ticket() for _ in range(4)]
 
     async def interrupted() -> None:

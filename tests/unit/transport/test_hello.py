@@ -197,7 +197,7 @@ def test_options_check_themselves() -> None:
         {"backoff_min_s": 3.0},
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            TransportOptions(**wrong)  # type: ignore[arg-type]
+            TransportOptions(**wrong)
 
 
 def test_addresses() -> None:

@@ -25,7 +25,7 @@ def test_frames_go_both_ways_in_order(arun: Arun) -> None:
     async def main() -> None:
         async with pair() as (nodes, one, two):
             chance = random.Random(3)
-            sent = {1: [], 2: []}
+            sent: dict[int, list[bytes]] = {1: [], 2: []}
             for size in [0, 1, 60, 4096, 100_000, 262_144, 1_000_000, 5_000_000] * 2:
                 for source, target in ((1, 2), (2, 1)):
                     payload = chance.randbytes(size)

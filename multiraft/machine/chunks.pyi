@@ -1,0 +1,13 @@
+"""Chunks of snapshot files: packed, checked whole, taken apart in pieces."""
+
+from __future__ import annotations
+
+from typing import final
+
+def pack_chunk(entries: list[tuple[bytes, bytes]]) -> bytes: ...
+def check_chunk(body: bytes, count: int, last: bytes, start: bytes, end: bytes) -> bytes: ...
+
+@final
+class Items:
+    def __new__(cls, body: bytes) -> Items: ...
+    def take(self, count_max: int) -> list[tuple[bytes, bytes]]: ...
