@@ -16,9 +16,7 @@ from multiraft.raft.multi import Ready
 
 OPTIONS = Options(election_ticks=10, heartbeat_ticks=1)
 NODES = (1, 2, 3)
-VOTERS = Membership(
-    tuple(Member(node, node, int(MemberFlag.MEMBER_VOTER)) for node in NODES)
-)  # type: ignore[arg-type]
+VOTERS = Membership(tuple(Member(node, node, int(MemberFlag.MEMBER_VOTER)) for node in NODES))  # type: ignore[arg-type]
 
 
 class Trio:
@@ -43,16 +41,14 @@ class Trio:
     def __init__(self, groups: int, payload: bytes = b"x" * 16) -> None:
         self.groups = range(1, groups + 1)
         self.payload = payload
-        self.nodes = {
-            node: MultiRaft(OPTIONS, store_id=node, seed=node) for node in NODES
-        }
+        self.nodes = {node: MultiRaft(OPTIONS, store_id=node, seed=node) for node in NODES}
         self.leader, self.follower, self.other = self.nodes.values()
         for node, multi in self.nodes.items():
             for group in self.groups:
                 multi.create(group, replica=node, membership=VOTERS)
         self.settle()
         while not all(self.leader.leads(group) for group in self.groups):
-            self.leader.tick(0)              # nobody else's time passes, so nobody else campaigns
+            self.leader.tick(0)  # nobody else's time passes, so nobody else campaigns
             self.settle()
         self.frames: dict[int, bytes] = {}
         self.answers: list[bytes] = []

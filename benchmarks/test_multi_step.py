@@ -138,9 +138,7 @@ def test_propose_many(benchmark: Any, groups: int) -> None:
         trio.proposed += MANY
         trio.settle()
 
-    measure(
-        benchmark, run, groups=groups, operations=MANY * len(trio.groups), after=after
-    )
+    measure(benchmark, run, groups=groups, operations=MANY * len(trio.groups), after=after)
     trio.check()
 
 
@@ -228,20 +226,14 @@ def idle_memory(groups: int) -> None:
     json.dump([(elected - before) / replicas, (idle - before) / replicas], sys.stdout)
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="reads /proc/self/statm"
-)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
 @pytest.mark.benchmark(group="core: memory")
 def test_memory_of_idle_groups(benchmark: Any) -> None:
     """Not a time: ``bytes_per_group`` in ``extra_info``, of a fresh process, against the limit that the project set itself."""
     groups = 500 if benchmark.disabled else 10_000
-    command = (
-        f"from benchmarks.test_multi_step import idle_memory; idle_memory({groups})"
-    )
+    command = f"from benchmarks.test_multi_step import idle_memory; idle_memory({groups})"
     done = benchmark.pedantic(
-        lambda: subprocess.run(
-            [sys.executable, "-c", command], capture_output=True, check=True
-        ),
+        lambda: subprocess.run([sys.executable, "-c", command], capture_output=True, check=True),
         rounds=1,
     )
     elected, idle = json.loads(done.stdout)

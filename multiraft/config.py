@@ -92,7 +92,12 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", dict(self.nodes))
         object.__setattr__(self, "borders", tuple(self.borders))
-        for check in (self._check_identity, self._check_shards, self._check_times, self._check_limits):
+        for check in (
+            self._check_identity,
+            self._check_shards,
+            self._check_times,
+            self._check_limits,
+        ):
             check()
 
     # -- derived --------------------------------------------------------------------------------------------------------------
@@ -138,7 +143,9 @@ class Config:
             if not isinstance(node, int) or not 1 <= node <= NODE_ID_MAX:
                 self._refuse("nodes", f"{node!r} is no node id")
             if not isinstance(address, str) or ":" not in address:
-                self._refuse("nodes", f"the address of node {node} must read host:port, not {address!r}")
+                self._refuse(
+                    "nodes", f"the address of node {node} must read host:port, not {address!r}"
+                )
         if self.nodes and self.node_id not in self.nodes:
             self._refuse("nodes", f"this node ({self.node_id}) is not among them")
         if len(self.nodes) > 1 and self.listen is None:
@@ -171,7 +178,10 @@ class Config:
         if not self.tick_ms <= self.heartbeat_ms:
             self._refuse("heartbeat_ms", f"at least one tick ({self.tick_ms} ms)")
         if self.election_ms < 3 * self.heartbeat_ms:
-            self._refuse("election_ms", f"at least three heartbeats ({3 * self.heartbeat_ms} ms), or a late one elects")
+            self._refuse(
+                "election_ms",
+                f"at least three heartbeats ({3 * self.heartbeat_ms} ms), or a late one elects",
+            )
         if self.timeout_s <= 0:
             self._refuse("timeout_s", "above 0")
 
@@ -205,14 +215,17 @@ class Config:
         """From plain values, as a TOML file or flags give them: node ids and borders as text, ``tls`` as a table."""
         known = {one.name for one in dataclasses.fields(cls)}
         if unknown := sorted(set(given) - known):
-            raise ConfigError(f"unknown: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"unknown: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            )
         values = dict(given)
         try:
             if "nodes" in values:
                 values["nodes"] = {int(node): address for node, address in values["nodes"].items()}
             if "borders" in values:
                 values["borders"] = tuple(
-                    border.encode() if isinstance(border, str) else border for border in values["borders"]
+                    border.encode() if isinstance(border, str) else border
+                    for border in values["borders"]
                 )
             if isinstance(values.get("tls"), Mapping):
                 values["tls"] = TlsConfig(**values["tls"])
@@ -228,4 +241,6 @@ class Config:
                 given = tomllib.load(file)
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
-        return cls.from_mapping(given | {name: value for name, value in overrides.items() if value is not None})
+        return cls.from_mapping(
+            given | {name: value for name, value in overrides.items() if value is not None}
+        )

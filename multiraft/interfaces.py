@@ -30,7 +30,9 @@ class Clock(Protocol):
 class Jobs(Protocol):
     """A place off the loop where blocking work is done in order: ``worker.Worker``, or a simulated one."""
 
-    def submit(self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         """Run ``job`` there, after all submitted before; then ``done(result, error)`` on the loop, one of them None."""
 
     def close(self) -> None:
@@ -152,7 +154,11 @@ class LogStore(Protocol):
         """Queue a sealed batch. All that is queued goes in one transaction with one sync. Never dropped or reordered."""
 
     def fetch(
-        self, group: GroupId, first: int, bytes_max: int, done: Callable[[list[bytes] | None, BaseException | None], None]
+        self,
+        group: GroupId,
+        first: int,
+        bytes_max: int,
+        done: Callable[[list[bytes] | None, BaseException | None], None],
     ) -> None:
         """Read whole runs, checked, that hold entries from ``first`` on, up to about ``bytes_max`` but at least one run."""
 

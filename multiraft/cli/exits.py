@@ -33,13 +33,27 @@ def exit_of(error: BaseException) -> tuple[Exit, str]:
     if isinstance(error, ConfigError):
         return Exit.USAGE, f"{error}"
     if isinstance(error, WrongCluster | WrongStore):
-        return Exit.OTHER_CLUSTER, f"{error}; give this node its own data directory, or a new node id"
+        return (
+            Exit.OTHER_CLUSTER,
+            f"{error}; give this node its own data directory, or a new node id",
+        )
     if isinstance(error, DirectoryInUse):
-        return Exit.DIRECTORY_IN_USE, f"{error}; end the other process, or choose another --data-dir"
-    if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        return Exit.NO_SPACE, f"{error}; free some space and start again: nothing acknowledged is lost"
+        return (
+            Exit.DIRECTORY_IN_USE,
+            f"{error}; end the other process, or choose another --data-dir",
+        )
+    if isinstance(error, NoSpace) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return (
+            Exit.NO_SPACE,
+            f"{error}; free some space and start again: nothing acknowledged is lost",
+        )
     if isinstance(error, StorageError):
-        return Exit.DAMAGED, f"{error}; keep the directory for a look, and restore this node from the others"
+        return (
+            Exit.DAMAGED,
+            f"{error}; keep the directory for a look, and restore this node from the others",
+        )
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return Exit.ADDRESS_IN_USE, f"{error}; end the other process, or choose another --listen"
     return Exit.FAILED, f"{type(error).__name__}: {error}"

@@ -26,7 +26,9 @@ class DroppingHandler(logging.Handler):
     def _write(self, record: Any, dropped: int) -> None:
         if dropped:
             text = f"{dropped} log lines were dropped: whoever reads them is too slow"
-            self._target.emit(logging.makeLogRecord({"name": "multiraft", "levelname": "WARNING", "msg": text}))
+            self._target.emit(
+                logging.makeLogRecord({"name": "multiraft", "levelname": "WARNING", "msg": text})
+            )
         self._target.handle(record)
 
     def close(self) -> None:

@@ -105,20 +105,44 @@ def say(line: str) -> None:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="A TOML file; its keys are those of Config.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A TOML file; its keys are those of Config.",
+)
 @click.option("--node-id", type=int, help="This node's number, from 1.")
 @click.option("--data-dir", help="Where this node keeps everything; its own, and nobody else's.")
 @click.option("--listen", help="HOST:PORT for the other nodes; port 0 takes a free one.")
-@click.option("--node", "nodes", multiple=True, metavar="ID=HOST:PORT", help="A node of the cluster; once for each, this one too.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="ID=HOST:PORT",
+    help="A node of the cluster; once for each, this one too.",
+)
 @click.option("--shards", type=int, help="Cut a new cluster's keys into so many shards, by hash.")
 @click.option("--border", "borders", multiple=True, help="Or at these keys, which stay in order.")
-@click.option("--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS.")
-@click.option("--tls-certificate", help="PEM: this node's certificate chain. With --tls-key and --tls-authorities.")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS."
+)
+@click.option(
+    "--tls-certificate",
+    help="PEM: this node's certificate chain. With --tls-key and --tls-authorities.",
+)
 @click.option("--tls-key", help="PEM: its key.")
 @click.option("--tls-authorities", help="PEM: whose certificates are accepted.")
-@click.option("--loop", type=click.Choice(["auto", "uvloop", "asyncio"]), default="auto", show_default=True)
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--loop", type=click.Choice(["auto", "uvloop", "asyncio"]), default="auto", show_default=True
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
 def serve(
     config: str | None,
     nodes: tuple[str, ...],

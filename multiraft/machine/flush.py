@@ -26,7 +26,9 @@ CHUNK_BYTES = 256 * 1024
 SLACK_PAGES = 64
 
 
-def flush_memtable(tree: Tree, memtable: Memtable, record: ShardRecord, valid: Callable[[], bool]) -> bool:
+def flush_memtable(
+    tree: Tree, memtable: Memtable, record: ShardRecord, valid: Callable[[], bool]
+) -> bool:
     """Bring a frozen memtable and its shard's record into the tree. False where that was void."""
     memtable.sort()
     require_room(tree, memtable.bytes, memtable.count + 1)
@@ -36,7 +38,9 @@ def flush_memtable(tree: Tree, memtable: Memtable, record: ShardRecord, valid: C
         if not valid() or stored is None or stored.flushes + 1 != record.flushes:
             return False
         if stored.applied_index > record.applied_index:
-            raise InvariantViolation(f"a flush would lower the applied index of shard {record.group}")
+            raise InvariantViolation(
+                f"a flush would lower the applied index of shard {record.group}"
+            )
         for start, end, endless in memtable.ranges():
             delete_range(tree, transaction, start, None if endless else end)
         cursor = transaction.cursor(tree.data)
@@ -66,7 +70,10 @@ def write_records(tree: Tree, records: Sequence[ShardRecord]) -> None:
 
 
 def replace_shard(
-    tree: Tree, record: ShardRecord, chunks: Callable[[], Iterable[list[tuple[bytes, bytes]]]], size: int
+    tree: Tree,
+    record: ShardRecord,
+    chunks: Callable[[], Iterable[list[tuple[bytes, bytes]]]],
+    size: int,
 ) -> None:
     """Put a snapshot in the place of all that a shard has in the tree, in one transaction."""
     require_room(tree, 2 * size, 0)

@@ -34,7 +34,12 @@ class KeyValueStore:
     """All shards of one node. Made by ``open``."""
 
     def __init__(
-        self, tree: Tree, options: StoreOptions, flush_jobs: Jobs, reader_jobs: Jobs, snapshot_jobs: Jobs
+        self,
+        tree: Tree,
+        options: StoreOptions,
+        flush_jobs: Jobs,
+        reader_jobs: Jobs,
+        snapshot_jobs: Jobs,
     ):
         self._tree = tree
         self._options = options
@@ -158,9 +163,7 @@ class KeyValueStore:
             self._save()
 
         records = [record for record, _ in batch]
-        self._flush_jobs.submit(
-            lambda: write_records(self._tree, records), self._reporting(saved)
-        )
+        self._flush_jobs.submit(lambda: write_records(self._tree, records), self._reporting(saved))
 
     # -- apply ----------------------------------------------------------------------------------------------------------
 

@@ -112,7 +112,9 @@ class Scans:
         if isinstance(over, Cold):
             self._jobs.submit(
                 lambda: self._order(stretch.group),
-                lambda _, error: self.page_cold(stretch, done) if error is None else done(None, error),
+                lambda _, error: (
+                    self.page_cold(stretch, done) if error is None else done(None, error)
+                ),
             )
             return
         accepted = accepted_flushes(self._table.shard(stretch.group))

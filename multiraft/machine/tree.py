@@ -113,7 +113,9 @@ class Tree:
                 lib_version=0,
             )
         except lmdb.Error as error:
-            raise StorageError(f"the state store at {self.path} cannot be opened: {error}") from error
+            raise StorageError(
+                f"the state store at {self.path} cannot be opened: {error}"
+            ) from error
 
     def _require_whole(self) -> None:
         """A page behind the end of the file would end the process when it is read, so that has to be known before."""
@@ -141,7 +143,9 @@ class Tree:
         if crc32c(found[4:]) != crc_stored:
             raise StorageError(f"the meta record of {self.path} is damaged: its checksum is wrong")
         if version != FORMAT:
-            raise FormatUnsupported(f"{self.path} has format {version}; this version reads {FORMAT}")
+            raise FormatUnsupported(
+                f"{self.path} has format {version}; this version reads {FORMAT}"
+            )
         if expected and store_id != expected:
             raise WrongStore(f"{self.path} belongs to store {store_id:#x}, not {expected:#x}")
         return int(store_id)

@@ -346,7 +346,9 @@ class Node:
             await self.transport.close()
         if hasattr(self, "log"):
             await aside(self.log.close)
-        for worker in self._workers:             # a flush or a read that is under way needs the state's environment
+        for (
+            worker
+        ) in self._workers:  # a flush or a read that is under way needs the state's environment
             await aside(worker.close)
         if hasattr(self, "machine"):
             self.machine.close()

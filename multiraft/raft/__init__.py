@@ -46,6 +46,7 @@ only entries of its own term; two replicas never lead in one term.
 
 **Where this differs from the paper** is ``docs/divergence.md``.
 """
+
 from __future__ import annotations
 
 from multiraft.raft.door import Options as Options

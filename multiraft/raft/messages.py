@@ -60,7 +60,9 @@ class Message:
 
     def encode(self) -> bytes:
         """Its bytes in a frame. Raises ValueError where the entries do not make one run."""
-        flags = (MessageFlag.FLAG_REJECT if self.reject else 0) | (MessageFlag.FLAG_TRANSFER if self.transfer else 0)
+        flags = (MessageFlag.FLAG_REJECT if self.reject else 0) | (
+            MessageFlag.FLAG_TRANSFER if self.transfer else 0
+        )
         tail = self.body
         if self.entries:
             flags |= MessageFlag.FLAG_RUN
@@ -84,8 +86,14 @@ class Message:
     def _run(self) -> bytes:
         first = self.entries[0]
         for offset, entry in enumerate(self.entries):
-            if (entry.index, entry.term, entry.kind) != (first.index + offset, first.term, first.kind):
-                raise ValueError("the entries of one message are adjacent, of one term and of one kind")
+            if (entry.index, entry.term, entry.kind) != (
+                first.index + offset,
+                first.term,
+                first.kind,
+            ):
+                raise ValueError(
+                    "the entries of one message are adjacent, of one term and of one kind"
+                )
         return encode_run(
             group=self.group,
             first=first.index,

@@ -51,17 +51,21 @@ class Safety:
         for index in range(base, len(self.committed)):
             if index and self.committed_in[index] < term:
                 have, need = pair.compiled.term_at(index), self.committed[index][0]
-                assert have == need, f"{pair.id} leads term {term} without entry {index} of term {need} (it has {have})"
+                assert have == need, (
+                    f"{pair.id} leads term {term} without entry {index} of term {need} (it has {have})"
+                )
 
     def _commit(self, pair: Pair, commit: int, term: int) -> None:
-        log = pair.spec.log                  # equal to the compiled one, which was just compared
+        log = pair.spec.log  # equal to the compiled one, which was just compared
         seen = self.seen_commit.get(pair.id, 0)
         for index in range(max(min(seen, commit), log.base_index) + 1, commit + 1):
             entry = log.at(index)
             if index == len(self.committed):
                 self.committed.append((entry.term, entry.payload))
                 self.committed_in.append(term)
-            assert self.committed[index] == (entry.term, entry.payload), f"{pair.id} commits another entry at {index}"
+            assert self.committed[index] == (entry.term, entry.payload), (
+                f"{pair.id} commits another entry at {index}"
+            )
             self.committed_in[index] = min(self.committed_in[index], term)
         self.seen_commit[pair.id] = commit
 
@@ -72,11 +76,15 @@ class Safety:
         """Log matching: an (index, term) names one entry, and everything before it."""
         before = 0
         for entry in ready.entries:
-            if (prev := pair.spec.log).knows(entry.index - 1) and prev.matches(entry.index, entry.term):
+            if (prev := pair.spec.log).knows(entry.index - 1) and prev.matches(
+                entry.index, entry.term
+            ):
                 before = prev.term(entry.index - 1)
                 made = (entry.payload, entry.kind, before)
                 known = self.entries.setdefault((entry.index, entry.term), made)
-                assert known == made, f"entry {entry.index} of term {entry.term} is {known} and {made}"
+                assert known == made, (
+                    f"entry {entry.index} of term {entry.term} is {known} and {made}"
+                )
         for message in (*ready.messages, *ready.messages_after):
             if message.kind in FROM_LEADER:
                 leader = self.leaders.get(message.term)
@@ -91,12 +99,22 @@ class Safety:
         floor = self.reads.get((pair.id, context))
         if floor is not None and index is not None:
             self.answered_reads += 1
-            assert index >= floor, f"{pair.id} may read at {index}, but {floor} was committed when it asked"
+            assert index >= floor, (
+                f"{pair.id} may read at {index}, but {floor} was committed when it asked"
+            )
 
     def after_apply(self, pair: Pair, entry: Entry) -> None:
         """All state machines apply the same entries, in the same order, each once."""
         index = entry.index
-        assert pair.applied[-1][0] == index == (pair.applied[-2][0] if len(pair.applied) > 1 else 0) + 1
-        assert self.committed[index] == (entry.term, entry.payload), f"{pair.id} applies another entry at {index}"
+        assert (
+            pair.applied[-1][0]
+            == index
+            == (pair.applied[-2][0] if len(pair.applied) > 1 else 0) + 1
+        )
+        assert self.committed[index] == (entry.term, entry.payload), (
+            f"{pair.id} applies another entry at {index}"
+        )
         membership = pair.compiled.membership()
-        assert self.memberships.setdefault(index, membership) == membership, f"two memberships follow from {index}"
+        assert self.memberships.setdefault(index, membership) == membership, (
+            f"two memberships follow from {index}"
+        )

@@ -14,12 +14,25 @@ from multiraft._core import MemberFlag
 from multiraft._core import MessageKind as K
 from multiraft.errors import MultiRaftError
 from multiraft.interfaces import Member, Membership
-from multiraft.raft import ChangeOperation, MembershipChange, Message, Options, Role, Snapshot, Transition
+from multiraft.raft import (
+    ChangeOperation,
+    MembershipChange,
+    Message,
+    Options,
+    Role,
+    Snapshot,
+    Transition,
+)
 from tests.spec.checkers import Safety
 from tests.spec.pair import Image, Pair
 
 REPLICAS_MAX = 9
-OPERATIONS = (ChangeOperation.ADD_VOTER, ChangeOperation.ADD_VOTER, ChangeOperation.ADD_LEARNER, ChangeOperation.REMOVE)
+OPERATIONS = (
+    ChangeOperation.ADD_VOTER,
+    ChangeOperation.ADD_VOTER,
+    ChangeOperation.ADD_LEARNER,
+    ChangeOperation.REMOVE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,7 @@ class Cluster:
         """A replica that begins with nothing knows the membership from which the log begins."""
         self.pairs[id] = Pair(id, self.options, self.first, seed=self.seed * 31 + id)
 
-    # -- one replica's moves ------------------------------------------------------------------------------------------------------
+    # -- one replica's moves -------------------------------------------------------------------------------------------
 
     def look(self, pair: Pair) -> None:
         self.safety.after_input(pair)
@@ -143,7 +156,7 @@ class Cluster:
         self.making = [one for one in self.making if one[0] != pair.id]
         self.look(pair)
 
-    # -- the network --------------------------------------------------------------------------------------------------------------
+    # -- the network ---------------------------------------------------------------------------------------------------
 
     def send(self, pair: Pair) -> None:
         for message in pair.outbox:
@@ -158,7 +171,11 @@ class Cluster:
     def deliver(self) -> None:
         if not self.network:
             return
-        at = self.draw.randrange(len(self.network)) if self.draw.random() < self.faults.reordering else 0
+        at = (
+            self.draw.randrange(len(self.network))
+            if self.draw.random() < self.faults.reordering
+            else 0
+        )
         message = self.network.pop(at)
         if (message.from_replica in self.cut) != (message.to_replica in self.cut):
             self.counts["cut"] += 1
@@ -168,7 +185,7 @@ class Cluster:
         self.counts[K(message.kind).name] += 1
         self.look(pair)
 
-    # -- snapshots ----------------------------------------------------------------------------------------------------------------
+    # -- snapshots -----------------------------------------------------------------------------------------------------
 
     def make_snapshot(self) -> None:
         """A snapshot that was asked for is made and offered; its bytes travel by other means."""
@@ -181,7 +198,9 @@ class Cluster:
         else:
             context = len(self.images) + 1
             image = self.images[context] = pair.image()
-            pair.send_snapshot(to, Snapshot(image.index, image.term, image.membership, context=context))
+            pair.send_snapshot(
+                to, Snapshot(image.index, image.term, image.membership, context=context)
+            )
             self.transfers.append((id, to, context))
         self.look(pair)
 
@@ -204,7 +223,7 @@ class Cluster:
             self.pairs[id].report_snapshot(to, self.draw.random() >= self.faults.snapshot_failure)
             self.look(self.pairs[id])
 
-    # -- commands -------------------------------------------------------------------------------------------------------------------
+    # -- commands ------------------------------------------------------------------------------------------------------
 
     def change(self) -> MembershipChange:
         if self.draw.random() < 0.25:
@@ -213,7 +232,11 @@ class Cluster:
         for _ in range(self.draw.choice((1, 1, 1, 2, 3))):
             operation = self.draw.choice(OPERATIONS)
             id = self.draw.choice(sorted(self.pairs))
-            if operation != ChangeOperation.REMOVE and self.draw.random() < 0.4 and len(self.pairs) < REPLICAS_MAX:
+            if (
+                operation != ChangeOperation.REMOVE
+                and self.draw.random() < 0.4
+                and len(self.pairs) < REPLICAS_MAX
+            ):
                 id = len(self.pairs) + 1
                 self.add(id)
             operations.append((int(operation), id, id))
@@ -252,7 +275,7 @@ class Cluster:
             return self.draw.choice(leaders)
         return self.draw.choice(list(self.pairs.values()))
 
-    # -- schedules ----------------------------------------------------------------------------------------------------------------
+    # -- schedules -----------------------------------------------------------------------------------------------------
 
     def event(self) -> None:
         """One thing happens."""
@@ -261,7 +284,11 @@ class Cluster:
         if self.draw.random() < self.faults.crash:
             self.crash(pair)
         elif self.draw.random() < self.faults.cut:
-            self.cut = set() if self.cut else set(self.draw.sample(sorted(self.pairs), len(self.pairs) // 2))
+            self.cut = (
+                set()
+                if self.cut
+                else set(self.draw.sample(sorted(self.pairs), len(self.pairs) // 2))
+            )
         elif what < 0.40:
             self.deliver()
         elif what < 0.62:
@@ -304,7 +331,9 @@ class Cluster:
                     self.look(pair)
             if round % 20 == 19 and self.together():
                 return
-        raise AssertionError(f"the cluster does not come together: {[p.compiled.status() for p in self.pairs.values()]}")
+        raise AssertionError(
+            f"the cluster does not come together: {[p.compiled.status() for p in self.pairs.values()]}"
+        )
 
     def settle(self, pair: Pair) -> None:
         """Everything that one replica can do by itself."""
@@ -325,11 +354,18 @@ class Cluster:
 
     def together(self) -> bool:
         """Does somebody lead, with an entry of its own term committed, and have all its members applied everything?"""
-        leaders = [pair.compiled.status() for pair in self.pairs.values() if pair.spec.role == Role.LEADER]
+        leaders = [
+            pair.compiled.status() for pair in self.pairs.values() if pair.spec.role == Role.LEADER
+        ]
         if not leaders:
             return False
         newest = max(leaders, key=lambda status: status.term)
         if newest.commit_index != newest.last_index:
             return False
-        members = [self.pairs[member.replica].compiled.status() for member in newest.membership.members]
-        return all(status.applied_index == newest.last_index and status.term == newest.term for status in members)
+        members = [
+            self.pairs[member.replica].compiled.status() for member in newest.membership.members
+        ]
+        return all(
+            status.applied_index == newest.last_index and status.term == newest.term
+            for status in members
+        )

@@ -28,7 +28,9 @@ def majority_index(voters: Iterable[int], acks: Mapping[int, int]) -> int:
     if not group:
         return INDEX_MAX
     reached = {acks.get(id, 0) for id in group} | {0}
-    return max(index for index in reached if 2 * sum(acks.get(id, 0) >= index for id in group) > len(group))
+    return max(
+        index for index in reached if 2 * sum(acks.get(id, 0) >= index for id in group) > len(group)
+    )
 
 
 def committed_index(voters: Iterable[int], outgoing: Iterable[int], acks: Mapping[int, int]) -> int:
@@ -48,7 +50,9 @@ def majority_vote(voters: Iterable[int], votes: Mapping[int, bool]) -> VoteResul
     return VoteResult.VOTE_PENDING
 
 
-def vote_result(voters: Iterable[int], outgoing: Iterable[int], votes: Mapping[int, bool]) -> VoteResult:
+def vote_result(
+    voters: Iterable[int], outgoing: Iterable[int], votes: Mapping[int, bool]
+) -> VoteResult:
     """Both halves must be won; one that is lost loses all."""
     halves = {majority_vote(voters, votes), majority_vote(outgoing, votes)}
     if VoteResult.VOTE_LOST in halves:
@@ -76,7 +80,9 @@ class Parts:
 
 def parts_of(membership: Membership) -> Parts:
     def having(flag: MemberFlag) -> frozenset[int]:
-        return frozenset(int(member.replica) for member in membership.members if member.flags & flag)
+        return frozenset(
+            int(member.replica) for member in membership.members if member.flags & flag
+        )
 
     return Parts(
         {int(member.replica): int(member.node) for member in membership.members},
@@ -96,14 +102,21 @@ def membership_of(parts: Parts, auto_leave: bool) -> Membership:
             + (id in parts.learners_next) * MemberFlag.MEMBER_LEARNER_NEXT
         )
 
-    members = [Member(ReplicaId(id), NodeId(parts.nodes[id]), int(flags(id))) for id in sorted(parts.everybody)]
+    members = [
+        Member(ReplicaId(id), NodeId(parts.nodes[id]), int(flags(id)))
+        for id in sorted(parts.everybody)
+    ]
     return Membership(tuple(members), auto_leave)
 
 
 def with_operation(parts: Parts, operation: int, id: int, node: int) -> Parts:
     """One operation of a change. A voter of the outgoing half keeps its vote there, whatever becomes of it."""
     nodes = dict(parts.nodes)
-    voters, learners, learners_next = parts.voters - {id}, parts.learners - {id}, parts.learners_next - {id}
+    voters, learners, learners_next = (
+        parts.voters - {id},
+        parts.learners - {id},
+        parts.learners_next - {id},
+    )
     if operation == ChangeOperation.REMOVE:
         return replace(parts, voters=voters, learners=learners, learners_next=learners_next)
     if id not in nodes and len(nodes) >= REPLICAS_MAX:

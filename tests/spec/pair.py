@@ -152,7 +152,7 @@ class Pair:
             things.clear()
         self.begin()
 
-    # -- inputs ---------------------------------------------------------------------------------------------------------------------
+    # -- inputs --------------------------------------------------------------------------------------------------------
 
     def both(self, compiled: Callable[[], Any], spec: Callable[[Replica], Any]) -> Any:
         """Give one input to both. What they return, or raise, is the same; ``spec`` gives the replica, or it and a value."""
@@ -196,7 +196,11 @@ class Pair:
         return bool(self.both(lambda: self.compiled.propose_membership(change), spec)[1])
 
     def read_index(self, context: int) -> bool:
-        return bool(self.both(lambda: self.compiled.read_index(context), lambda r: raft.read_index(r, context)))
+        return bool(
+            self.both(
+                lambda: self.compiled.read_index(context), lambda r: raft.read_index(r, context)
+            )
+        )
 
     def campaign(self) -> None:
         self.both(self.compiled.campaign, raft.campaign)
@@ -208,20 +212,37 @@ class Pair:
         self.both(self.compiled.forget_leader, raft.forget_leader)
 
     def report_unreachable(self, id: int) -> None:
-        self.both(lambda: self.compiled.report_unreachable(id), lambda r: replication.report_unreachable(r, id))
+        self.both(
+            lambda: self.compiled.report_unreachable(id),
+            lambda r: replication.report_unreachable(r, id),
+        )
 
     def report_snapshot(self, id: int, ok: bool) -> None:
-        self.both(lambda: self.compiled.report_snapshot(id, ok), lambda r: replication.report_snapshot(r, id, ok))
+        self.both(
+            lambda: self.compiled.report_snapshot(id, ok),
+            lambda r: replication.report_snapshot(r, id, ok),
+        )
 
     def send_snapshot(self, id: int, snapshot: Snapshot) -> None:
-        self.both(lambda: self.compiled.send_snapshot(id, snapshot), lambda r: replication.send_snapshot(r, id, snapshot))
+        self.both(
+            lambda: self.compiled.send_snapshot(id, snapshot),
+            lambda r: replication.send_snapshot(r, id, snapshot),
+        )
 
     def fetched(self, id: int, runs: tuple[tuple[Entry, ...], ...]) -> None:
         data = [
-            encode_run(group=GROUP, first=run[0].index, term=run[0].term, kind=run[0].kind, entries=[e.payload for e in run])
+            encode_run(
+                group=GROUP,
+                first=run[0].index,
+                term=run[0].term,
+                kind=run[0].kind,
+                entries=[e.payload for e in run],
+            )
             for run in runs
         ]
-        self.both(lambda: self.compiled.fetched(id, data), lambda r: replication.fetched(r, id, runs))
+        self.both(
+            lambda: self.compiled.fetched(id, data), lambda r: replication.fetched(r, id, runs)
+        )
 
     def compact(self, index: int) -> None:
         """Forget the log up to ``index``, which the checkpoint covers."""
@@ -237,12 +258,14 @@ class Pair:
             self.applied = list(image.applied)
             self.to_apply = deque(entry for entry in self.to_apply if entry.index > snapshot.index)
             self.new_install = snapshot
-        self.both(lambda: self.compiled.installed(snapshot), lambda r: replication.installed(r, snapshot))
+        self.both(
+            lambda: self.compiled.installed(snapshot), lambda r: replication.installed(r, snapshot)
+        )
 
     def snapshot_failed(self) -> None:
         self.both(self.compiled.snapshot_failed, replication.snapshot_failed)
 
-    # -- output -----------------------------------------------------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------------------------------------
 
     def ready(self) -> Ready:
         """Take the output of both; keep it for the disk, the network and the state machine."""
@@ -250,7 +273,17 @@ class Pair:
         self.spec, other = replication.ready(self.spec)
         self._align_memory()
         self.compare()
-        for name in ("role", "leader", "term", "entries", "must_sync", "tag", "committed", "snapshot", "wanted"):
+        for name in (
+            "role",
+            "leader",
+            "term",
+            "entries",
+            "must_sync",
+            "tag",
+            "committed",
+            "snapshot",
+            "wanted",
+        ):
             self._same(name, getattr(mine, name), getattr(other, name))
         for name in ("read_states", "snapshots_wanted"):
             self._same(name, getattr(mine, name), getattr(other, name))
@@ -278,7 +311,9 @@ class Pair:
 
     def _same(self, name: str, mine: object, other: object) -> None:
         if mine != other:
-            raise Differs(f"replica {self.id}, {name}:\n  compiled      {short(mine)}\n  specification {short(other)}")
+            raise Differs(
+                f"replica {self.id}, {name}:\n  compiled      {short(mine)}\n  specification {short(other)}"
+            )
 
     def sync(self, count: int) -> None:
         """The oldest writes reach the disk, in order; ``persisted`` is told later."""
@@ -294,7 +329,8 @@ class Pair:
         if self.tags:
             tag = self.tags.pop(which)
             self.both(
-                lambda: self.compiled.persisted(tag), lambda r: raft.persisted(r, tag.term, tag.index, tag.generation)
+                lambda: self.compiled.persisted(tag),
+                lambda r: raft.persisted(r, tag.term, tag.index, tag.generation),
             )
 
     def apply_one(self) -> Entry:
@@ -309,7 +345,9 @@ class Pair:
 
             self.both(lambda: self.compiled.apply_membership(entry.index, change), spec)
         self.applied.append((entry.index, entry.payload))
-        self.both(lambda: self.compiled.applied(entry.index), lambda r: raft.applied(r, entry.index))
+        self.both(
+            lambda: self.compiled.applied(entry.index), lambda r: raft.applied(r, entry.index)
+        )
         return entry
 
     def image(self) -> Image:
@@ -319,7 +357,7 @@ class Pair:
         assert term is not None
         return Image(status.applied_index, term, status.membership, tuple(self.applied))
 
-    # -- comparing --------------------------------------------------------------------------------------------------------------------
+    # -- comparing -----------------------------------------------------------------------------------------------------
 
     def compare(self) -> Status:
         self._align_memory()
@@ -334,7 +372,9 @@ class Pair:
             raise Differs(f"replica {self.id} (compiled, specification): {wrong}")
         log = self.spec.log
         terms = [self.compiled.term_at(index) for index in range(log.base_index, log.last + 1)]
-        self._same("terms", terms, [log.term(index) for index in range(log.base_index, log.last + 1)])
+        self._same(
+            "terms", terms, [log.term(index) for index in range(log.base_index, log.last + 1)]
+        )
         first = log.runs[0][0] if log.runs else log.sealed + 1
         first = max(first, log.base_index + 1)
         kept = log.entries[first - log.base_index - 1 : log.sealed - log.base_index]
@@ -357,7 +397,9 @@ def by_receiver(messages: tuple[Message, ...]) -> list[Message]:
 
 
 def kept_of(hard_state: HardState | None) -> tuple[int, int, int] | None:
-    return None if hard_state is None else (hard_state.term, int(hard_state.vote), hard_state.commit)
+    return (
+        None if hard_state is None else (hard_state.term, int(hard_state.vote), hard_state.commit)
+    )
 
 
 def view(status: Status) -> dict[str, object]:

@@ -14,7 +14,14 @@ from itertools import groupby
 
 from multiraft._core import ENTRY_BYTES_MAX, MemberFlag, RunKind, VoteResult
 from multiraft._core import MessageKind as K
-from multiraft.errors import InvariantViolation, MembershipRefused, NoLeader, NotLeader, Overloaded, TooLarge
+from multiraft.errors import (
+    InvariantViolation,
+    MembershipRefused,
+    NoLeader,
+    NotLeader,
+    Overloaded,
+    TooLarge,
+)
 from multiraft.interfaces import HardState, Member, Membership
 from multiraft.raft import Entry, MembershipChange, Message, Options, Role
 from multiraft.records import decode_membership
@@ -31,7 +38,7 @@ def start(
     *,
     id: int,
     membership: Membership,
-    hard_state: HardState = HardState(),
+    hard_state: HardState = HardState(),  # noqa: B008  (frozen)
     base: tuple[int, int] = (0, 0),
     entries: tuple[Entry, ...] = (),
     applied: int | None = None,
@@ -40,7 +47,9 @@ def start(
     """A replica as its disk remembers it."""
     commit = max(hard_state.commit, base[0])
     applied = base[0] if applied is None else applied
-    stretches = [list(same) for _, same in groupby(entries, key=lambda entry: (entry.term, entry.kind))]
+    stretches = [
+        list(same) for _, same in groupby(entries, key=lambda entry: (entry.term, entry.kind))
+    ]
     log = Log(
         *base,
         entries=entries,
@@ -53,7 +62,9 @@ def start(
     )
     kept = HardState(hard_state.term, hard_state.vote, commit=commit)
     r = Replica(options, id, (), log, term=kept.term, vote=kept.vote, written=kept, told=kept)
-    return with_members(replace(r, embargo=options.election_ticks if options.lease_reads else 0), membership)
+    return with_members(
+        replace(r, embargo=options.election_ticks if options.lease_reads else 0), membership
+    )
 
 
 # -- terms and roles (5.1) --------------------------------------------------------------------------------------------------
@@ -84,14 +95,16 @@ def follow(r: Replica, term: int, leader: int) -> Replica:
     if term < r.term:
         raise InvariantViolation(f"the term would fall from {r.term} to {term}")
     r = replace(enter_term(r, term), role=Role.FOLLOWER, leader=leader)
-    for read in r.reads:                     # none is left without an answer
+    for read in r.reads:  # none is left without an answer
         r = reads.answer_read(r, read, None)
     return replace(r, reads=())
 
 
 def tick(r: Replica, time: int | None = None) -> Replica:
     """5.2: silence makes a candidate; a leader sends heartbeats, and gives up when it hears no quorum (thesis 6.2)."""
-    r = replace(r, time=r.time + 1 if time is None else time, election_elapsed=r.election_elapsed + 1)
+    r = replace(
+        r, time=r.time + 1 if time is None else time, election_elapsed=r.election_elapsed + 1
+    )
     if r.role == Role.LEADER:
         return tick_leader(r)
     r = replace(r, embargo=max(0, r.embargo - 1))
@@ -176,7 +189,9 @@ def ignores_vote(r: Replica, m: Message) -> bool:
     """Thesis 4.2.3 and 6.4.1: who hears a leader, or whose word may carry a lease, helps nobody else to lead."""
     if m.transfer:
         return False
-    heard = r.options.check_quorum and r.leader != 0 and r.election_elapsed < r.options.election_ticks
+    heard = (
+        r.options.check_quorum and r.leader != 0 and r.election_elapsed < r.options.election_ticks
+    )
     return r.embargo > 0 or (m.term > r.term and heard)
 
 
@@ -201,7 +216,7 @@ def count_vote(r: Replica, m: Message) -> Replica:
     peer = r.peer(m.from_replica)
     if peer is None:
         return r
-    if peer.vote == 0:                       # a duplicate says nothing new
+    if peer.vote == 0:  # a duplicate says nothing new
         r = with_peer(r, replace(peer, vote=-1 if m.reject else 1))
     return tally(r)
 
@@ -244,7 +259,9 @@ def answer_the_past(r: Replica, m: Message) -> Replica:
     """5.1, and so that a replica with a higher term is not locked out for ever where others ignore its elections."""
     if m.kind == K.MSG_PRE_VOTE:
         answer = Message(K.MSG_PRE_VOTE_ACK, r.id, m.from_replica, term=r.term, reject=True)
-    elif m.kind in (K.MSG_APPEND, K.MSG_HEARTBEAT) and (r.options.check_quorum or r.options.pre_vote):
+    elif m.kind in (K.MSG_APPEND, K.MSG_HEARTBEAT) and (
+        r.options.check_quorum or r.options.pre_vote
+    ):
         answer = Message(K.MSG_APPEND_ACK, r.id, m.from_replica, term=r.term)
     else:
         return r
@@ -279,7 +296,9 @@ def hear_leader(r: Replica, m: Message) -> Replica:
 
 def append(r: Replica, payload: bytes, kind: int = RunKind.RUN_ENTRIES) -> Replica:
     entry = Entry(r.log.last + 1, r.term, payload, int(kind))
-    return replace(r, log=r.log.proposed(entry), uncommitted_bytes=r.uncommitted_bytes + len(payload))
+    return replace(
+        r, log=r.log.proposed(entry), uncommitted_bytes=r.uncommitted_bytes + len(payload)
+    )
 
 
 def check_proposal(r: Replica, size: int) -> None:
@@ -345,7 +364,7 @@ def apply_membership(r: Replica, change: MembershipChange) -> Replica:
     own = r.peer(r.id)
     if own is None or own.learner:
         return follow(r, r.term, 0) if r.options.step_down_on_removal else r
-    r = replication.commit_quorum(r)         # fewer may be needed now
+    r = replication.commit_quorum(r)  # fewer may be needed now
     target = r.peer(r.transfer_to)
     if r.transfer_to and (target is None or not target.votes):
         r = replace(r, transfer_to=0)
@@ -371,13 +390,17 @@ def read_index(r: Replica, context: int, time: int | None = None) -> tuple[Repli
         return replace(r, reads=(*r.reads, Read(context, 0))), True
     if r.peer(r.leader) is None:
         return r, False
-    return queue(r, Message(K.MSG_READ_INDEX, r.id, r.leader, term=r.term, context=context), waits=False), True
+    return queue(
+        r, Message(K.MSG_READ_INDEX, r.id, r.leader, term=r.term, context=context), waits=False
+    ), True
 
 
 def asked_to_read(r: Replica, m: Message) -> Replica:
     if r.role == Role.LEADER:
         return replace(r, reads=(*r.reads, Read(m.context, m.from_replica)))
-    answer = Message(K.MSG_READ_INDEX_ACK, r.id, m.from_replica, term=r.term, context=m.context, reject=True)
+    answer = Message(
+        K.MSG_READ_INDEX_ACK, r.id, m.from_replica, term=r.term, context=m.context, reject=True
+    )
     return queue(r, answer, waits=False)
 
 
@@ -386,11 +409,15 @@ def transfer_leader(r: Replica, to: int) -> Replica:
     if r.role != Role.LEADER:
         if r.peer(r.leader) is None:
             return r
-        return queue(r, Message(K.MSG_TRANSFER_LEADER, r.id, r.leader, term=r.term, hint=to), waits=False)
+        return queue(
+            r, Message(K.MSG_TRANSFER_LEADER, r.id, r.leader, term=r.term, hint=to), waits=False
+        )
     peer = r.peer(to)
     if peer is None or peer.learner or to in (r.id, r.transfer_to):
         return r
-    r = replace(replication.seal(r), transfer_to=to, lease_barred=True, lease_until=0, election_elapsed=0)
+    r = replace(
+        replication.seal(r), transfer_to=to, lease_barred=True, lease_until=0, election_elapsed=0
+    )
     return replication.try_transfer(with_peer(r, replace(peer, must_send=True)), to)
 
 

@@ -14,7 +14,6 @@ from tests.spec.state import Read, Replica, queue
 ROUNDS_KEPT = 4
 
 
-
 def answer_read(r: Replica, read: Read, index: int | None) -> Replica:
     if read.from_replica == 0:
         return replace(r, read_states=(*r.read_states, (read.context, index)))
@@ -41,7 +40,9 @@ def leads_safely(r: Replica) -> bool:
 
 
 def lease_runs(r: Replica) -> bool:
-    return r.options.lease_reads and not r.lease_barred and leads_safely(r) and r.time < r.lease_until
+    return (
+        r.options.lease_reads and not r.lease_barred and leads_safely(r) and r.time < r.lease_until
+    )
 
 
 def start_round(r: Replica) -> Replica:
@@ -50,7 +51,9 @@ def start_round(r: Replica) -> Replica:
         return r
     if any(read.round == 0 for read in r.reads):
         r = next_round(r)
-    asked = [read if read.round else replace(read, round=r.round, index=r.log.commit) for read in r.reads]
+    asked = [
+        read if read.round else replace(read, round=r.round, index=r.log.commit) for read in r.reads
+    ]
     r = replace(r, reads=tuple(asked))
     alone = not any(peer.votes for peer in r.peers if peer.replica != r.id)
     return answer_up_to(r, r.round) if alone or lease_runs(r) else r
@@ -58,7 +61,9 @@ def start_round(r: Replica) -> Replica:
 
 def answer_confirmed(r: Replica) -> Replica:
     """A quorum has answered a round: the reads that waited for it, or an earlier one, know that we led after they came."""
-    rounds = {peer.replica: 2**64 - 1 if peer.replica == r.id else peer.read_round for peer in r.peers}
+    rounds = {
+        peer.replica: 2**64 - 1 if peer.replica == r.id else peer.read_round for peer in r.peers
+    }
     confirmed = r.quorum_index(rounds)
     if r.options.lease_reads:
         until = [sent + r.options.lease_ns for round, sent in r.rounds_sent if round <= confirmed]

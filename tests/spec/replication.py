@@ -26,7 +26,7 @@ from tests.spec.state import (
     with_peer,
 )
 
-# -- the disk -----------------------------------------------------------------------------------------------------------------
+# -- the disk ----------------------------------------------------------------------------------------------------------
 
 
 def record(r: Replica) -> Replica:
@@ -53,7 +53,7 @@ def stabilize(r: Replica, index: int, generation: int) -> Replica:
     return commit_quorum(r) if r.role == Role.LEADER else r
 
 
-# -- as follower ----------------------------------------------------------------------------------------------------------------
+# -- as follower -------------------------------------------------------------------------------------------------------
 
 
 def commit_to(r: Replica, index: int) -> Replica:
@@ -63,7 +63,9 @@ def commit_to(r: Replica, index: int) -> Replica:
 
 
 def acknowledge(r: Replica, m: Message, index: int) -> Replica:
-    return queue(r, Message(K.MSG_APPEND_ACK, r.id, m.from_replica, term=r.term, index=index), waits=True)
+    return queue(
+        r, Message(K.MSG_APPEND_ACK, r.id, m.from_replica, term=r.term, index=index), waits=True
+    )
 
 
 def take_append(r: Replica, m: Message) -> Replica:
@@ -84,7 +86,9 @@ def take_append(r: Replica, m: Message) -> Replica:
         )
         return queue(r, refusal, waits=True)
     end = m.entries[-1].index if m.entries else m.index
-    fresh = next((i for i, entry in enumerate(m.entries) if not r.log.matches(entry.index, entry.term)), None)
+    fresh = next(
+        (i for i, entry in enumerate(m.entries) if not r.log.matches(entry.index, entry.term)), None
+    )
     if fresh is not None:
         entries = m.entries[fresh:]
         if entries[0].index <= r.log.last:
@@ -147,7 +151,7 @@ def compact(r: Replica, index: int) -> Replica:
     return replace(r, log=r.log.compacted(index, term), handout_due=True)
 
 
-# -- as leader ------------------------------------------------------------------------------------------------------------------
+# -- as leader ---------------------------------------------------------------------------------------------------------
 
 
 def commit_quorum(r: Replica) -> Replica:
@@ -181,7 +185,9 @@ def hear_append_ack(r: Replica, peer: Peer, m: Message) -> Replica:
             peer = peer.probe()
         peer = peer.replicate()
     elif peer.state == "replicate":
-        peer = replace(peer, window=tuple(one for one in peer.window if one[0] > m.index), paused=False)
+        peer = replace(
+            peer, window=tuple(one for one in peer.window if one[0] > m.index), paused=False
+        )
     return try_transfer(commit_quorum(with_peer(r, peer)), peer.replica)
 
 
@@ -223,7 +229,9 @@ def report_snapshot(r: Replica, id: int, ok: bool) -> Replica:
     peer = replace(peer, snapshot_wanted=False)
     if peer.state == "snapshot":
         peer = replace(peer, pending_snapshot=peer.pending_snapshot if ok else 0).probe()
-        peer = replace(peer, paused=ok)      # a good one is acknowledged by itself; until then, or a heartbeat, wait
+        peer = replace(
+            peer, paused=ok
+        )  # a good one is acknowledged by itself; until then, or a heartbeat, wait
     return with_peer(r, peer)
 
 
@@ -246,7 +254,7 @@ def send_snapshot(r: Replica, id: int, snapshot: Snapshot) -> Replica:
     return queue(with_peer(r, peer.snapshot(snapshot.index)), message, waits=False)
 
 
-# -- sending ------------------------------------------------------------------------------------------------------------------------
+# -- sending -----------------------------------------------------------------------------------------------------------
 
 
 def send_append(r: Replica, peer: Peer, entries: tuple[Entry, ...]) -> Replica:
@@ -267,7 +275,7 @@ def send_append(r: Replica, peer: Peer, entries: tuple[Entry, ...]) -> Replica:
             peer = replace(peer, next=entries[-1].index + 1, window=(*peer.window, sent))
         paused = peer.full(r.options)
     else:
-        paused = True                        # one probe at a time
+        paused = True  # one probe at a time
     peer = replace(peer, paused=paused, must_send=False, sent_commit=r.log.commit)
     return queue(with_peer(r, peer), message, waits=False)
 
@@ -277,7 +285,7 @@ def replicate(r: Replica, id: int) -> Replica:
     while (peer := r.peer(id)) is not None and not peer.silent():
         if peer.next - 1 < r.log.base_index:
             if not peer.recently_active:
-                return r                     # nobody there to take it
+                return r  # nobody there to take it
             r = with_peer(r, replace(peer, snapshot_wanted=True))
             return replace(r, snapshots_wanted=(*r.snapshots_wanted, id))
         blocked = peer.state == "replicate" and peer.full(r.options)
@@ -298,20 +306,26 @@ def fetched(r: Replica, id: int, runs: tuple[tuple[Entry, ...], ...]) -> Replica
     peer = r.peer(id)
     if id and peer is None:
         return r
-    r = with_peer(r, replace(peer, wanted=False)) if peer is not None else replace(r, waits_to_apply=False)
+    r = (
+        with_peer(r, replace(peer, wanted=False))
+        if peer is not None
+        else replace(r, waits_to_apply=False)
+    )
     for entries in runs:
         peer = r.peer(id)
         if peer is not None and (r.role != Role.LEADER or peer.silent()):
             continue
         first = peer.next if peer is not None else r.log.applying + 1
-        known = entries[0].index <= first <= entries[-1].index and r.log.term(first) == entries[0].term
+        known = (
+            entries[0].index <= first <= entries[-1].index and r.log.term(first) == entries[0].term
+        )
         if known:
             rest = tuple(entry for entry in entries if entry.index >= first)
             r = send_append(r, peer, rest) if peer is not None else hand_out(r, rest)
     return r
 
 
-# -- applying -------------------------------------------------------------------------------------------------------------------
+# -- applying ----------------------------------------------------------------------------------------------------------
 
 
 def hand_out(r: Replica, entries: tuple[Entry, ...]) -> Replica:
@@ -332,7 +346,11 @@ def hand_out(r: Replica, entries: tuple[Entry, ...]) -> Replica:
 def hand_out_memory(r: Replica) -> Replica:
     """Run by run, until the limit of one ready is reached; not while a snapshot is about to replace it all."""
     size = 0
-    while not r.waits_to_apply and not r.snapshot_pending and r.log.applying < min(r.log.commit, r.log.stable):
+    while (
+        not r.waits_to_apply
+        and not r.snapshot_pending
+        and r.log.applying < min(r.log.commit, r.log.stable)
+    ):
         if size >= r.options.committed_bytes_max:
             return r
         first = r.log.applying + 1
@@ -348,7 +366,9 @@ def hand_out_memory(r: Replica) -> Replica:
 
 def heartbeat(r: Replica, peer: Peer) -> Replica:
     commit = min(peer.match, r.log.commit)
-    message = Message(K.MSG_HEARTBEAT, r.id, peer.replica, term=r.term, commit=commit, context=r.round)
+    message = Message(
+        K.MSG_HEARTBEAT, r.id, peer.replica, term=r.term, commit=commit, context=r.round
+    )
     return queue(r, message, waits=False)
 
 
@@ -364,7 +384,9 @@ def may_release(r: Replica) -> int:
 def ready(r: Replica, time: int | None = None) -> tuple[Replica, Ready]:
     """Everything that has gathered, handed out once."""
     r = seal(r if time is None else replace(r, time=time))
-    if (r.term, r.vote) != (r.written.term, r.written.vote) or r.log.changes(r.written.commit, r.log.commit):
+    if (r.term, r.vote) != (r.written.term, r.written.vote) or r.log.changes(
+        r.written.commit, r.log.commit
+    ):
         r = record(r)
     if r.role == Role.LEADER:
         r = reads.start_round(r)
@@ -393,5 +415,7 @@ def ready(r: Replica, time: int | None = None) -> tuple[Replica, Ready]:
         wanted=r.wanted,
         snapshots_wanted=r.snapshots_wanted,
     )
-    r = replace(r, told=r.written, handout_due=False, new_entries=(), now=(), after=(), committed=())
+    r = replace(
+        r, told=r.written, handout_due=False, new_entries=(), now=(), after=(), committed=()
+    )
     return replace(r, snapshots=(), read_states=(), wanted=(), snapshots_wanted=()), out

@@ -102,7 +102,9 @@ class Log:
     def sealed_all(self) -> Log:
         """Make runs of the proposals: one kind each, within the limits of a run."""
         runs = list(self.runs)
-        for _, same in groupby(self.entries[self.sealed - self.base_index :], key=lambda entry: entry.kind):
+        for _, same in groupby(
+            self.entries[self.sealed - self.base_index :], key=lambda entry: entry.kind
+        ):
             first = last = size = 0
             for entry in same:
                 size += 4 + len(entry.payload)
@@ -140,7 +142,9 @@ class Log:
         if index <= self.base_index:
             return self
         log = self.released(index)
-        return replace(log, base_index=index, base_term=term, entries=self.entries[index - self.base_index :])
+        return replace(
+            log, base_index=index, base_term=term, entries=self.entries[index - self.base_index :]
+        )
 
     def restored(self, index: int, term: int) -> Log:
         """A snapshot in place of everything."""
@@ -184,14 +188,23 @@ class Peer:
 
     def full(self, options: Options) -> bool:
         size = sum(size for _, size in self.window)
-        return len(self.window) >= options.inflight_messages_max or 0 < options.inflight_bytes_max <= size
+        return (
+            len(self.window) >= options.inflight_messages_max
+            or 0 < options.inflight_bytes_max <= size
+        )
 
     def reset(self, last_index: int) -> Peer:
         return Peer(self.replica, self.node, self.flags, recently_active=False, next=last_index + 1)
 
     def enter(self, state: str, next_index: int) -> Peer:
         return replace(
-            self, state=state, next=next_index, window=(), paused=False, must_send=False, pending_snapshot=0
+            self,
+            state=state,
+            next=next_index,
+            window=(),
+            paused=False,
+            must_send=False,
+            pending_snapshot=0,
         )
 
     def probe(self) -> Peer:
@@ -278,7 +291,9 @@ class Replica:
 
     def quorum_index(self, acks: dict[int, int]) -> int:
         """What a majority of both halves has reached."""
-        return committed_index(self.half(MemberFlag.MEMBER_VOTER), self.half(MemberFlag.MEMBER_OUTGOING), acks)
+        return committed_index(
+            self.half(MemberFlag.MEMBER_VOTER), self.half(MemberFlag.MEMBER_OUTGOING), acks
+        )
 
 
 def with_peer(r: Replica, peer: Peer) -> Replica:
@@ -293,7 +308,9 @@ def with_members(r: Replica, membership: Membership) -> Replica:
     """The peers of that membership, keeping what is known of those who stay."""
     peers = []
     for member in membership.members:
-        known = r.peer(member.replica) or Peer(member.replica, member.node, member.flags, next=r.log.last + 1)
+        known = r.peer(member.replica) or Peer(
+            member.replica, member.node, member.flags, next=r.log.last + 1
+        )
         peers.append(replace(known, node=member.node, flags=member.flags))
     return replace(r, peers=tuple(peers), auto_leave=membership.auto_leave)
 

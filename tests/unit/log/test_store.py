@@ -191,11 +191,17 @@ def test_an_interrupted_creation_is_continued(tmp_path: Path) -> None:
         ([h.entries_run(99, 1, 1, [b"x"], prev_term=0)], "no living replica"),
         ([h.hard(1, HardState(term=5)), h.hard(1, HardState(term=4))], "term 4 after term 5"),
         (
-            [h.hard(1, HardState(term=5, vote=ReplicaId(2))), h.hard(1, HardState(term=5, vote=ReplicaId(3)))],
+            [
+                h.hard(1, HardState(term=5, vote=ReplicaId(2))),
+                h.hard(1, HardState(term=5, vote=ReplicaId(3))),
+            ],
             "a vote for 3",
         ),
         (
-            [h.hard(1, HardState(term=5, vote=ReplicaId(2))), h.hard(1, HardState(term=5, vote=ReplicaId(0)))],
+            [
+                h.hard(1, HardState(term=5, vote=ReplicaId(2))),
+                h.hard(1, HardState(term=5, vote=ReplicaId(0))),
+            ],
             "a vote for 0",
         ),
         ([h.hard(1, HardState(term=5), replica=2)], "replica 1 is here"),

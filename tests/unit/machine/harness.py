@@ -167,7 +167,9 @@ def apply_step(state: State, step: Step, index: int) -> tuple[State, Any]:
             return state, (PreconditionFailed, condition[1], state.get(condition[1], (0,))[0])
     for operation in step.operations:
         start = operation[1]
-        end = operation[2] if operation[0] == OperationKind.OPERATION_DELETE_RANGE else start + b"\0"
+        end = (
+            operation[2] if operation[0] == OperationKind.OPERATION_DELETE_RANGE else start + b"\0"
+        )
         if start < DESCRIPTOR.start or not end or end > DESCRIPTOR.end:
             return state, InvalidCommand
     state = dict(state)
@@ -211,7 +213,12 @@ def results_of(runs: CommittedRuns) -> list[tuple[int, int, Any]]:
 
 
 def apply_all(
-    store: KeyValueStore, payloads: Sequence[bytes], first: int, *, term: int = 1, group: int = GROUP
+    store: KeyValueStore,
+    payloads: Sequence[bytes],
+    first: int,
+    *,
+    term: int = 1,
+    group: int = GROUP,
 ) -> list[Any]:
     """Apply all of them, however many calls it takes; the results."""
     runs = runs_of(payloads, first, term=term, group=group)

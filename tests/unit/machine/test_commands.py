@@ -63,9 +63,13 @@ def samples() -> list[bytes]:
 
 def test_the_bytes_of_a_put_are_as_documented() -> None:
     command = c.encode_put(0x0102, 0x0A0B0C0D, b"\1\2k", b"value")
-    assert command == struct.pack("<BBHHI", 1, 1, 0, 0x0102, 0x0A0B0C0D) + struct.pack(
-        "<HI", 3, 5
-    ) + b"\1\2k" + b"value"
+    assert (
+        command
+        == struct.pack("<BBHHI", 1, 1, 0, 0x0102, 0x0A0B0C0D)
+        + struct.pack("<HI", 3, 5)
+        + b"\1\2k"
+        + b"value"
+    )
 
 
 @given(st.lists(OPERATIONS, min_size=1, max_size=5), st.lists(CONDITIONS, max_size=4))

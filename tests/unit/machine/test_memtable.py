@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -158,7 +159,7 @@ def test_deleted_ranges_against_a_plain_list() -> None:
             else:
                 assert found is (False if letter in gone else None)
         ranges = table.ranges()
-        for (_, end, endless), (start, _, _) in zip(ranges, ranges[1:], strict=False):
+        for (_, end, endless), (start, _, _) in itertools.pairwise(ranges):
             assert not endless
             assert end <= start
 

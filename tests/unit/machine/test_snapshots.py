@@ -29,13 +29,15 @@ from multiraft.machine.pages import make_record
 from multiraft.machine.shards import ApplyStop
 from multiraft.machine.snapshot import (
     Kind,
-    Outcome as AtOpen,
     SnapshotInfo,
     check_snapshot,
     outcome_at_open,
     read_chunks,
     read_entries,
     write_snapshot,
+)
+from multiraft.machine.snapshot import (
+    Outcome as AtOpen,
 )
 from tests.unit.machine.harness import (
     BASE,
@@ -283,7 +285,9 @@ def test_p52_the_membership_and_all_else_of_a_shard_come_with_its_snapshot(
     leader.membership_applied(GROUP, 31, 4, MEMBERSHIP_BYTES)
     descriptor = dataclasses.replace(DESCRIPTOR, range_epoch=EPOCH + 2, replica_next=9)
     leader.describe(GROUP, descriptor)
-    install_now(follower, tmp_path / "file", snapshot_record(snapshot_now(leader, tmp_path / "file")))
+    install_now(
+        follower, tmp_path / "file", snapshot_record(snapshot_now(leader, tmp_path / "file"))
+    )
     follower.close()
     again = open_store(tmp_path / "follower")
     (record,) = again.shards()

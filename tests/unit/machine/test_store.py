@@ -562,7 +562,9 @@ def test_p14_a_full_map_is_grown_and_nobody_sees_it(tmp_path: Path) -> None:
     while store.space().map_bytes < 8 * before:
         more = [put(key(number), b"v" * 3000).encode() for number in range(count, count + 200)]
         apply_all(store, more, 1 + count)
-        assert store.get(GROUP, key(0)) is not None  # the turn's read transaction is open when the map grows
+        assert (
+            store.get(GROUP, key(0)) is not None
+        )  # the turn's read transaction is open when the map grows
         count += 200
         assert flush_now(store) == count
         assert store.get(GROUP, key(count - 1)) == (BASE + count, b"v" * 3000)

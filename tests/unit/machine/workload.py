@@ -29,7 +29,9 @@ from tests.unit.machine.harness import (
     snapshot_record,
 )
 
-NAMES = [bytes(name) for name in (b"a", b"b", b"c", b"\0", b"\xff", b"aa", b"ab", b"ab\0", b"b\xff")]
+NAMES = [
+    bytes(name) for name in (b"a", b"b", b"c", b"\0", b"\xff", b"aa", b"ab", b"ab\0", b"b\xff")
+]
 
 
 class Workload:

@@ -37,7 +37,12 @@ class Trio:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.addresses = {node: f"127.0.0.1:{port}" for node, port in enumerate(free_ports(3), 1)}
-        self.settings = {"shards": 6, "election_ms": 300, "heartbeat_ms": 50, "tick_ms": 20} | settings
+        self.settings = {
+            "shards": 6,
+            "election_ms": 300,
+            "heartbeat_ms": 50,
+            "tick_ms": 20,
+        } | settings
         self.nodes: dict[int, Node] = {}
 
     def config(self, node: int, **other: Any) -> Config:
@@ -74,13 +79,17 @@ async def trio(folder: Path, **settings: Any) -> AsyncIterator[Trio]:
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
-def test_bootstrap_in_any_order_and_everybody_serves(arun: Run, tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_bootstrap_in_any_order_and_everybody_serves(
+    arun: Run, tmp_path: Path, order: tuple[int, ...]
+) -> None:
     async def main() -> None:
         async with trio(tmp_path) as cluster:
             await cluster.start(order[0])
             await cluster.start(order[1])
             await asyncio.sleep(0.1)
-            assert not any(node.placing.bootstrapped for node in cluster.nodes.values()), "not without all of them"
+            assert not any(node.placing.bootstrapped for node in cluster.nodes.values()), (
+                "not without all of them"
+            )
             await cluster.start(order[2])
             await cluster.ready()
             assert len({node.peers.cluster_id for node in cluster.nodes.values()}) == 1
@@ -91,7 +100,10 @@ def test_bootstrap_in_any_order_and_everybody_serves(arun: Run, tmp_path: Path, 
                 assert await node.store.get(b"2-7") == b"from 2"
                 assert len([1 async for _ in node.store.scan()]) == 36
             await cluster.until(
-                lambda: sorted(node.status().led for node in cluster.nodes.values()) in ([2, 2, 3], [2, 2, 2])
+                lambda: (
+                    sorted(node.status().led for node in cluster.nodes.values())
+                    in ([2, 2, 3], [2, 2, 2])
+                )
             )
             assert sum(node.forwarding.forwarded for node in cluster.nodes.values()) > 0
 
@@ -102,8 +114,10 @@ def test_p22_an_interrupted_bootstrap_is_run_again(arun: Run, tmp_path: Path) ->
     async def main() -> None:
         async with trio(tmp_path) as cluster:
             await cluster.start(1, 2, 3)
-            await cluster.until(lambda: any(node.placing.bootstrapped for node in cluster.nodes.values()))
-            await cluster.stop(1, 2, 3)              # wherever they were
+            await cluster.until(
+                lambda: any(node.placing.bootstrapped for node in cluster.nodes.values())
+            )
+            await cluster.stop(1, 2, 3)  # wherever they were
             await cluster.start(2, 3, 1)
             await cluster.ready()
             assert len({node.peers.cluster_id for node in cluster.nodes.values()}) == 1
@@ -125,7 +139,9 @@ def test_a_node_that_was_away_catches_up(arun: Run, tmp_path: Path) -> None:
             await cluster.start(3)
             await cluster.ready()
             back, other = cluster.nodes[3], cluster.nodes[1]
-            await cluster.until(lambda: all(back.multi.indexes(g)[3] >= other.multi.indexes(g)[2] for g in range(7)))
+            await cluster.until(
+                lambda: all(back.multi.indexes(g)[3] >= other.multi.indexes(g)[2] for g in range(7))
+            )
             here = [pair async for pair in back.store.scan(stale=True)]
             assert here == [pair async for pair in other.store.scan()]
             assert len(here) == 400
@@ -133,7 +149,9 @@ def test_a_node_that_was_away_catches_up(arun: Run, tmp_path: Path) -> None:
     arun(main())
 
 
-def test_p58_a_node_too_far_behind_gets_snapshots(arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p58_a_node_too_far_behind_gets_snapshots(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("multiraft.node.keeper.KEPT_ENTRIES", 20)
 
     async def main() -> None:
@@ -145,13 +163,19 @@ def test_p58_a_node_too_far_behind_gets_snapshots(arun: Run, tmp_path: Path, mon
             for round in range(4):
                 for n in range(100):
                     await cluster.nodes[1].store.put(b"%d" % n, b"%d" % round)
-            await cluster.until(lambda: all(cluster.nodes[1].multi.indexes(g)[0] > 50 for g in (1, 2)))
+            await cluster.until(
+                lambda: all(cluster.nodes[1].multi.indexes(g)[0] > 50 for g in (1, 2))
+            )
             await cluster.start(3)
             await cluster.ready()
             back, other = cluster.nodes[3], cluster.nodes[1]
-            await cluster.until(lambda: all(back.multi.indexes(g)[3] >= other.multi.indexes(g)[2] for g in range(3)))
+            await cluster.until(
+                lambda: all(back.multi.indexes(g)[3] >= other.multi.indexes(g)[2] for g in range(3))
+            )
             assert back.transfers.installed >= 1
-            assert [pair async for pair in back.store.scan(stale=True)] == [pair async for pair in other.store.scan()]
+            assert [pair async for pair in back.store.scan(stale=True)] == [
+                pair async for pair in other.store.scan()
+            ]
             await cluster.stop(3)
             await cluster.start(3)
             await cluster.ready()
@@ -185,7 +209,9 @@ def test_closing_hands_leaderships_over_and_loses_no_request(arun: Run, tmp_path
     arun(main())
 
 
-def test_p28_without_a_majority_nothing_is_served_and_then_it_is_again(arun: Run, tmp_path: Path) -> None:
+def test_p28_without_a_majority_nothing_is_served_and_then_it_is_again(
+    arun: Run, tmp_path: Path
+) -> None:
     async def main() -> None:
         async with trio(tmp_path) as cluster:
             await cluster.start(1, 2, 3)

@@ -61,9 +61,16 @@ def test_every_call_does_what_it_says(arun: Run, tmp_path: Path, kind: str) -> N
             assert await db.get_many([b"k9", b"k0", b"k5"]) == [b"v9", None, b"v5"]
             assert [pair async for pair in db.scan()] == sorted(items)
             assert [pair async for pair in db.scan(reverse=True)] == sorted(items, reverse=True)
-            assert [key async for key, _ in db.scan(start=b"k3", end=b"k9")] == [b"k3", b"k5", b"k7"]
+            assert [key async for key, _ in db.scan(start=b"k3", end=b"k9")] == [
+                b"k3",
+                b"k5",
+                b"k7",
+            ]
             assert [key async for key, _ in db.scan(prefix=b"k", limit=2)] == [b"k1", b"k3"]
-            assert [key async for key, _ in db.scan(start=b"k4", limit=2, reverse=True)] == [b"k9", b"k7"]
+            assert [key async for key, _ in db.scan(start=b"k4", limit=2, reverse=True)] == [
+                b"k9",
+                b"k7",
+            ]
             assert [key async for key, _ in db.scan(prefix=b"x")] == []
 
     arun(main())
@@ -94,7 +101,10 @@ def test_a_batch_happens_whole_or_not_at_all(arun: Run, tmp_path: Path) -> None:
                 await db.batch([Put(b"a", b"9"), Delete(b"b")], conditions=[Absent(b"a")])
             assert (failed.value.key[-1:], failed.value.revision) == (b"a", revision)
             assert await db.get_many([b"a", b"b"]) == [b"1", b"2"]
-            await db.batch([Delete(b"b"), DeleteRange(b"x", b"z")], conditions=[Present(b"b"), ValueIs(b"a", b"1")])
+            await db.batch(
+                [Delete(b"b"), DeleteRange(b"x", b"z")],
+                conditions=[Present(b"b"), ValueIs(b"a", b"1")],
+            )
             assert await db.get(b"b") is None
             again = await db.compare_and_set(b"a", b"3", revision=revision)
             with pytest.raises(PreconditionFailed):
@@ -116,7 +126,11 @@ def test_a_range_is_deleted_at_once(arun: Run, tmp_path: Path) -> None:
             await db.delete_range(b"010", b"090")
             assert len([key async for key, _ in db.scan()]) == 20
             await db.put(b"050", b"new")
-            assert [key async for key, _ in db.scan(start=b"009", end=b"091")] == [b"009", b"050", b"090"]
+            assert [key async for key, _ in db.scan(start=b"009", end=b"091")] == [
+                b"009",
+                b"050",
+                b"090",
+            ]
         async with multiraft.open(tmp_path) as db:
             assert len([key async for key, _ in db.scan()]) == 21
 
@@ -134,7 +148,7 @@ def test_what_cannot_be_is_refused_at_once(arun: Run, tmp_path: Path) -> None:
             assert await db.put(b"k" * 480, b"x")
             with pytest.raises(TooLarge):
                 db.put(b"k", b"x" * 1001)
-            with pytest.raises(InvalidCommand, match="text|bytes"):
+            with pytest.raises(InvalidCommand, match="bytes"):
                 db.put(b"k", "text")  # type: ignore[arg-type]
             with pytest.raises(InvalidCommand, match="hash"):
                 db.delete_range(b"a", b"b")
@@ -215,7 +229,9 @@ def test_p100_cancelling_gives_up_the_wait_and_nothing_else(arun: Run, tmp_path:
     arun(main())
 
 
-def test_p11_an_error_of_the_disk_ends_the_node_and_answers_everybody(arun: Run, tmp_path: Path) -> None:
+def test_p11_an_error_of_the_disk_ends_the_node_and_answers_everybody(
+    arun: Run, tmp_path: Path
+) -> None:
     async def main() -> None:
         node = Node(Config(data_dir=str(tmp_path)))
         await node.start()
@@ -288,13 +304,21 @@ def test_put_many_says_for_each_key_what_happened(arun: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.loops("uvloop")
-def test_p86_memtables_are_flushed_and_logs_compacted_while_writes_go_on(arun: Run, tmp_path: Path) -> None:
+def test_p86_memtables_are_flushed_and_logs_compacted_while_writes_go_on(
+    arun: Run, tmp_path: Path
+) -> None:
     async def main() -> None:
-        config = Config(data_dir=str(tmp_path), shards=2, memtable_bytes_max=100_000, memtables_bytes_max=400_000)
+        config = Config(
+            data_dir=str(tmp_path),
+            shards=2,
+            memtable_bytes_max=100_000,
+            memtables_bytes_max=400_000,
+        )
         async with Node(config) as node:
             for round in range(12):
                 await asyncio.gather(
-                    *(node.store.put(b"%05d" % n, b"%d" % round * 20) for n in range(1500)), return_exceptions=False
+                    *(node.store.put(b"%05d" % n, b"%d" % round * 20) for n in range(1500)),
+                    return_exceptions=False,
                 )
             while not node.keeper.idle():
                 await asyncio.sleep(0)
@@ -312,7 +336,13 @@ def test_a_node_shows_what_it_does(arun: Run, tmp_path: Path) -> None:
         async with Node(Config(data_dir=str(tmp_path), shards=4)) as node:
             await node.store.put(b"k", b"v")
             status = node.status()
-            assert (status.node, status.shards, status.groups, status.led, status.leaderless) == (1, 4, 5, 5, 0)
+            assert (status.node, status.shards, status.groups, status.led, status.leaderless) == (
+                1,
+                4,
+                5,
+                5,
+                0,
+            )
             assert status.cluster_id and status.store_id and status.boot_count == 1
             assert status.proposed >= 2 and status.applied_entries >= 7
             assert status.waiting_calls == status.waiting_reads == status.apply_lag_entries == 0

@@ -19,7 +19,9 @@ PLAIN = Options(election_ticks=10, heartbeat_ticks=1, pre_vote=False, check_quor
 
 def voters(*ids: int, learners: Iterable[int] = ()) -> Membership:
     """A membership of those voters and learners, replica n on node n."""
-    parts = {id: int(MemberFlag.MEMBER_VOTER) for id in ids} | {id: int(MemberFlag.MEMBER_LEARNER) for id in learners}
+    parts = {id: int(MemberFlag.MEMBER_VOTER) for id in ids} | {
+        id: int(MemberFlag.MEMBER_LEARNER) for id in learners
+    }
     return Membership(tuple(Member(id, id, parts[id]) for id in sorted(parts)))  # type: ignore[arg-type]
 
 
@@ -41,7 +43,9 @@ class Disk:
         if not stretch:
             return []
         head, payloads = stretch[0], [entry.payload for entry in stretch]
-        return [encode_run(group=group, first=first, term=head.term, kind=head.kind, entries=payloads)]
+        return [
+            encode_run(group=group, first=first, term=head.term, kind=head.kind, entries=payloads)
+        ]
 
     def write(self, ready: Ready) -> None:
         if ready.hard_state is not None:
@@ -112,7 +116,12 @@ class Cluster:
     """Nodes 1..n and the messages between them. ``cut`` drops what it says True to; nothing is ever late by itself."""
 
     def __init__(
-        self, count: int = 3, options: Options = PLAIN, *, learners: Iterable[int] = (), seed: int = 0
+        self,
+        count: int = 3,
+        options: Options = PLAIN,
+        *,
+        learners: Iterable[int] = (),
+        seed: int = 0,
     ) -> None:
         members = [id for id in range(1, count + 1) if id not in set(learners)]
         membership = voters(*members, learners=learners)
@@ -173,4 +182,8 @@ class Cluster:
 
     def payloads(self, id: int) -> list[bytes]:
         """What the node applied, without the empty entries of new leaders."""
-        return [entry.payload for entry in self.nodes[id].applied if entry.payload and entry.kind != RunKind.RUN_MEMBERSHIP]
+        return [
+            entry.payload
+            for entry in self.nodes[id].applied
+            if entry.payload and entry.kind != RunKind.RUN_MEMBERSHIP
+        ]

@@ -22,7 +22,9 @@ FRAME_HEADER = 64
 class Process:
     """A node: its MultiRaft, its log as a list of batches, and what its groups applied."""
 
-    def __init__(self, node: int, groups: int, options: Options = PLAIN, voting: tuple[int, ...] = (1, 2, 3)) -> None:
+    def __init__(
+        self, node: int, groups: int, options: Options = PLAIN, voting: tuple[int, ...] = (1, 2, 3)
+    ) -> None:
         self.node = node
         self.multi = MultiRaft(options, store_id=node, seed=node)
         self.batches: list[bytes] = []
@@ -85,7 +87,9 @@ def test_groups_elect_and_replicate_each_for_itself(three: list[Process]) -> Non
     three[2].multi.tick(0)
     run(three)
     for process in three:
-        assert process.applied == {group: [b"%d" % group] for group in range(1, 9)}, "pitfall 62: output never mixes groups"
+        assert process.applied == {group: [b"%d" % group] for group in range(1, 9)}, (
+            "pitfall 62: output never mixes groups"
+        )
 
 
 def test_one_turn_makes_one_batch_and_one_frame_a_node(three: list[Process]) -> None:
@@ -138,21 +142,28 @@ def test_an_answer_that_needs_an_earlier_batch_waits_for_it_too(three: list[Proc
     follower.persisted(follower.sequence)
     from multiraft.raft import Entry
 
-    append = Message(MessageKind.MSG_APPEND, 1, 2, term=1, group=3, entries=(Entry(1, 1, b"x"),)).encode()
+    append = Message(
+        MessageKind.MSG_APPEND, 1, 2, term=1, group=3, entries=(Entry(1, 1, b"x"),)
+    ).encode()
     follower.step_frame(1, b"\0" * FRAME_HEADER + append)
     assert len(follower.ready().batches) == 1
     follower.step_frame(1, b"\0" * FRAME_HEADER + append)
     again = follower.ready()
     assert again.batches == [] and again.frames == []
     follower.persisted(follower.sequence)
-    assert [len(decode_messages(frame[FRAME_HEADER:])) for _, frame in follower.ready().frames] == [1, 1]
+    assert [len(decode_messages(frame[FRAME_HEADER:])) for _, frame in follower.ready().frames] == [
+        1,
+        1,
+    ]
 
 
 def test_p67_messages_for_unknown_groups_make_no_replica(three: list[Process]) -> None:
     multi = three[0].multi
     for kind in MessageKind:
         if kind < MessageKind.MSG_FORWARD:
-            multi.step_frame(2, b"\0" * FRAME_HEADER + Message(kind, 2, 1, term=3, group=999).encode())
+            multi.step_frame(
+                2, b"\0" * FRAME_HEADER + Message(kind, 2, 1, term=3, group=999).encode()
+            )
     assert 999 not in multi
     assert len(multi) == 8
     assert multi.unknown_group_messages == 13 - 0
@@ -164,7 +175,9 @@ def test_p67_messages_for_unknown_groups_make_no_replica(three: list[Process]) -
 def test_p82_a_malformed_message_is_refused_whole(three: list[Process], cut: int) -> None:
     from multiraft.raft import Entry
 
-    append = Message(MessageKind.MSG_APPEND, 1, 2, term=1, group=3, entries=(Entry(1, 1, b"x" * 16),)).encode()
+    append = Message(
+        MessageKind.MSG_APPEND, 1, 2, term=1, group=3, entries=(Entry(1, 1, b"x" * 16),)
+    ).encode()
     with pytest.raises(PeerProtocolError):
         three[1].multi.step_frame(1, b"\0" * FRAME_HEADER + append[:cut])
 
@@ -173,7 +186,14 @@ def test_p82_damaged_messages_never_crash_the_node() -> None:
     from multiraft.raft import Entry
 
     draw = random.Random(5)
-    append = Message(MessageKind.MSG_APPEND, 1, 2, term=1, group=3, entries=(Entry(1, 1, b"x" * 16), Entry(2, 1, b"y")))
+    append = Message(
+        MessageKind.MSG_APPEND,
+        1,
+        2,
+        term=1,
+        group=3,
+        entries=(Entry(1, 1, b"x" * 16), Entry(2, 1, b"y")),
+    )
     good = append.encode()
     refused = 0
     for _ in range(3000):
@@ -191,7 +211,14 @@ def test_p82_damaged_messages_never_crash_the_node() -> None:
 
 def test_forwarded_messages_come_out_as_posts(three: list[Process]) -> None:
     multi = three[0].multi
-    multi.post(2, MessageKind.MSG_FORWARD, group=4, context=77, body=b"put", flags=int(MessageFlag.FLAG_REJECT))
+    multi.post(
+        2,
+        MessageKind.MSG_FORWARD,
+        group=4,
+        context=77,
+        body=b"put",
+        flags=int(MessageFlag.FLAG_REJECT),
+    )
     frames = dict(multi.ready().frames)
     three[1].multi.step_frame(1, frames[NodeId(2)])
     posts = three[1].multi.ready().posts
@@ -208,7 +235,10 @@ def test_a_removed_replica_leaves_a_tombstone_and_nothing_else(three: list[Proce
     multi.remove(5, "moved away")
     ready = multi.ready()
     runs = [decode_run(run) for run in decode_batch(ready.batches[0]).runs]
-    assert [(r.kind, r.entries) for r in runs if r.group == 5][-1] == (RunKind.RUN_TOMBSTONE, (b"moved away",))
+    assert [(r.kind, r.entries) for r in runs if r.group == 5][-1] == (
+        RunKind.RUN_TOMBSTONE,
+        (b"moved away",),
+    )
     multi.persisted(multi.sequence)
     assert 5 not in multi and len(multi) == 7
     with pytest.raises(Exception, match="removed"):
@@ -233,12 +263,20 @@ def test_a_restart_restores_every_group(three: list[Process]) -> None:
     )
     multi.restore(log, membership=voters(1, 2, 3), applied_index=1)
     status = multi.replica(3).status()
-    assert (status.term, status.vote, status.last_index, status.commit_index, status.applied_index) == (1, 1, 2, 2, 1)
+    assert (
+        status.term,
+        status.vote,
+        status.last_index,
+        status.commit_index,
+        status.applied_index,
+    ) == (1, 1, 2, 2, 1)
     assert status.role == Role.FOLLOWER
     ready = multi.ready()
     assert ready.committed is None and [w[:3] for w in ready.wanted] == [(3, 0, 2)]
     runs = [run for batch in three[0].batches for run in decode_batch(batch).runs]
-    entries = [r for r in runs if decode_run(r).kind == RunKind.RUN_ENTRIES and decode_run(r).group == 3]
+    entries = [
+        r for r in runs if decode_run(r).kind == RunKind.RUN_ENTRIES and decode_run(r).group == 3
+    ]
     multi.fetched(3, 0, entries)
     committed = multi.ready().committed
     assert committed is not None

@@ -24,10 +24,25 @@ def log_of(*terms: int) -> list[Entry]:
 
 
 def replica_with(
-    *terms: int, term: int | None = None, commit: int = 0, ids: tuple[int, ...] = (1, 2, 3), vote: int = 0
+    *terms: int,
+    term: int | None = None,
+    commit: int = 0,
+    ids: tuple[int, ...] = (1, 2, 3),
+    vote: int = 0,
 ) -> Replica:
-    hard = HardState(term=term if term is not None else (terms[-1] if terms else 0), vote=ReplicaId(vote), commit=commit)
-    return Replica(PLAIN, replica=1, membership=voters(*ids), hard_state=hard, entries=log_of(*terms), applied_index=0)
+    hard = HardState(
+        term=term if term is not None else (terms[-1] if terms else 0),
+        vote=ReplicaId(vote),
+        commit=commit,
+    )
+    return Replica(
+        PLAIN,
+        replica=1,
+        membership=voters(*ids),
+        hard_state=hard,
+        entries=log_of(*terms),
+        applied_index=0,
+    )
 
 
 def answers(replica: Replica) -> list[Message]:
@@ -69,7 +84,9 @@ def test_a_higher_term_makes_a_follower(role: Role) -> None:
 def test_a_lower_term_is_rejected() -> None:
     """5.1: a server that receives a request with a stale term rejects it."""
     replica = replica_with(1, term=5)
-    replica.step(Message(K.MSG_APPEND, 2, 1, term=4, index=1, log_term=1, entries=(Entry(2, 4, b"x"),)))
+    replica.step(
+        Message(K.MSG_APPEND, 2, 1, term=4, index=1, log_term=1, entries=(Entry(2, 4, b"x"),))
+    )
     assert replica.status().last_index == 1
     assert replica.status().term == 5
 
@@ -127,7 +144,9 @@ def test_silence_starts_an_election(again: bool) -> None:
         (5, (), (2, 3), Role.CANDIDATE),
     ],
 )
-def test_a_majority_of_votes_elects(size: int, granted: tuple[int, ...], refused: tuple[int, ...], role: Role) -> None:
+def test_a_majority_of_votes_elects(
+    size: int, granted: tuple[int, ...], refused: tuple[int, ...], role: Role
+) -> None:
     """5.2: a candidate wins with votes from a majority of the full cluster in the same term; else it goes on or gives up."""
     replica = replica_with(ids=tuple(range(1, size + 1)))
     replica.campaign()
@@ -140,13 +159,19 @@ def test_a_majority_of_votes_elects(size: int, granted: tuple[int, ...], refused
     assert replica.status().term == 1
 
 
-@pytest.mark.parametrize(("vote", "candidate", "granted"), [(0, 2, True), (0, 3, True), (2, 2, True), (3, 2, False)])
+@pytest.mark.parametrize(
+    ("vote", "candidate", "granted"), [(0, 2, True), (0, 3, True), (2, 2, True), (3, 2, False)]
+)
 def test_one_vote_a_term_first_come_first_served(vote: int, candidate: int, granted: bool) -> None:
     """5.2: each server votes for at most one candidate in a given term."""
     replica = replica_with(term=1, vote=vote)
     replica.step(Message(K.MSG_VOTE, candidate, 1, term=1))
     (answer,) = answers(replica)
-    assert (answer.kind, answer.to_replica, answer.reject) == (K.MSG_VOTE_ACK, candidate, not granted)
+    assert (answer.kind, answer.to_replica, answer.reject) == (
+        K.MSG_VOTE_ACK,
+        candidate,
+        not granted,
+    )
     assert replica.status().vote == (candidate if granted else vote)
 
 
@@ -177,7 +202,9 @@ def test_split_votes_are_rare() -> None:
     alone = 0
     for seed in range(300):
         timeouts = [
-            Replica(PLAIN, replica=id, membership=voters(1, 2, 3, 4, 5), seed=seed * 10 + id).status().election_timeout
+            Replica(PLAIN, replica=id, membership=voters(1, 2, 3, 4, 5), seed=seed * 10 + id)
+            .status()
+            .election_timeout
             for id in range(1, 6)
         ]
         alone += timeouts.count(min(timeouts)) == 1
@@ -195,7 +222,10 @@ def test_leader_appends_and_replicates() -> None:
     ready = cluster.nodes[1].collect()
     assert [(e.index, e.payload) for e in ready.entries] == [(index, b"x")]
     sent = [m for m in cluster.nodes[1].outbox if m.kind == K.MSG_APPEND]
-    assert [(m.to_replica, m.index, m.entries[0].payload) for m in sent] == [(2, index - 1, b"x"), (3, index - 1, b"x")]
+    assert [(m.to_replica, m.index, m.entries[0].payload) for m in sent] == [
+        (2, index - 1, b"x"),
+        (3, index - 1, b"x"),
+    ]
     assert leader.status().commit_index == index - 1
 
 
@@ -211,7 +241,14 @@ def test_leader_commits_when_a_majority_has_it() -> None:
 
 @pytest.mark.parametrize(
     ("size", "acks", "committed"),
-    [(1, (), True), (3, (), False), (3, (2,), True), (3, (2, 3), True), (5, (2,), False), (5, (2, 3), True)],
+    [
+        (1, (), True),
+        (3, (), False),
+        (3, (2,), True),
+        (3, (2, 3), True),
+        (5, (2,), False),
+        (5, (2, 3), True),
+    ],
 )
 def test_acknowledgements_that_commit(size: int, acks: tuple[int, ...], committed: bool) -> None:
     """5.3: a majority, the leader included, decides."""
@@ -247,7 +284,7 @@ def test_followers_apply_what_they_learn_is_committed() -> None:
     replica = replica_with()
     entries = (Entry(1, 1, b"a"), Entry(2, 1, b"b"))
     replica.step(Message(K.MSG_APPEND, 2, 1, term=1, commit=1, entries=entries))
-    assert replica.ready().committed == ()      # not synced here yet
+    assert replica.ready().committed == ()  # not synced here yet
     replica = replica_with()
     replica.step(Message(K.MSG_APPEND, 2, 1, term=1, commit=1, entries=entries))
     answers(replica)
@@ -258,7 +295,14 @@ def test_followers_apply_what_they_learn_is_committed() -> None:
 
 @pytest.mark.parametrize(
     ("index", "log_term", "accepted", "hint"),
-    [(0, 0, True, 0), (1, 1, True, 0), (2, 2, True, 0), (1, 2, False, 1), (2, 1, False, 1), (3, 3, False, 2)],
+    [
+        (0, 0, True, 0),
+        (1, 1, True, 0),
+        (2, 2, True, 0),
+        (1, 2, False, 1),
+        (2, 1, False, 1),
+        (3, 3, False, 2),
+    ],
 )
 def test_consistency_check(index: int, log_term: int, accepted: bool, hint: int) -> None:
     """5.3: if the follower finds no entry with the index and term that precede the new ones, it refuses them."""
@@ -282,14 +326,24 @@ def test_consistency_check(index: int, log_term: int, accepted: bool, hint: int)
     ],
 )
 def test_conflicts_are_overwritten(
-    index: int, log_term: int, sent: tuple[int, ...], log: tuple[int, ...], unstable: tuple[int, ...]
+    index: int,
+    log_term: int,
+    sent: tuple[int, ...],
+    log: tuple[int, ...],
+    unstable: tuple[int, ...],
 ) -> None:
     """5.3: conflicting entries in follower logs are overwritten; existing ones that do not conflict stay."""
     replica = replica_with(1, 2)
     prev, term = index, log_term
     for offset, entry_term in enumerate(sent):
         message = Message(
-            K.MSG_APPEND, 2, 1, term=9, index=prev, log_term=term, entries=(Entry(index + 1 + offset, entry_term, b"n"),)
+            K.MSG_APPEND,
+            2,
+            1,
+            term=9,
+            index=prev,
+            log_term=term,
+            entries=(Entry(index + 1 + offset, entry_term, b"n"),),
         )
         replica.step(message)
         prev, term = index + 1 + offset, entry_term
@@ -318,12 +372,18 @@ def test_leader_brings_logs_together(case: str) -> None:
         node.disk.entries = {e.index: e for e in log_of(*log)}
         node.disk.hard_state = HardState(term=max(term, log[-1]))
         node.crash()
-    cluster.cut = lambda m: m.from_replica == 2 and m.kind == K.MSG_VOTE_ACK      # it votes for nobody
+    cluster.cut = lambda m: m.from_replica == 2 and m.kind == K.MSG_VOTE_ACK  # it votes for nobody
     cluster.elect(1)
     cluster[1].propose(b"new")
     cluster.settle()
-    logs = [[(e.index, e.term, e.payload) for e in node.disk.entries.values()] for node in cluster.nodes.values()]
-    want = [(i, t, b"%d" % i) for i, t in enumerate(leader_log, 1)] + [(11, 9, b""), (12, 9, b"new")]
+    logs = [
+        [(e.index, e.term, e.payload) for e in node.disk.entries.values()]
+        for node in cluster.nodes.values()
+    ]
+    want = [(i, t, b"%d" % i) for i, t in enumerate(leader_log, 1)] + [
+        (11, 9, b""),
+        (12, 9, b"new"),
+    ]
     assert sorted(logs[0]) == sorted(logs[1]) == want
 
 
@@ -335,8 +395,12 @@ def test_a_rejection_skips_a_whole_term() -> None:
         cluster.nodes[id].disk.hard_state = HardState(term=5)
         cluster.nodes[id].crash()
     cluster.elect(1)
-    probes = [m for m in cluster.seen if m.kind == K.MSG_APPEND and m.to_replica == 2 and not m.reject]
-    refused = [m for m in cluster.seen if m.kind == K.MSG_APPEND_ACK and m.from_replica == 2 and m.reject]
+    probes = [
+        m for m in cluster.seen if m.kind == K.MSG_APPEND and m.to_replica == 2 and not m.reject
+    ]
+    refused = [
+        m for m in cluster.seen if m.kind == K.MSG_APPEND_ACK and m.from_replica == 2 and m.reject
+    ]
     assert len(refused) <= 2, refused
     assert len(probes) < 12
     assert len(cluster.nodes[2].disk.entries) == 32
@@ -359,7 +423,9 @@ def test_a_rejection_skips_a_whole_term() -> None:
         ((2, 1), (1, 1), False),
     ],
 )
-def test_voters_deny_candidates_with_older_logs(own: tuple[int, ...], candidate: tuple[int, ...], granted: bool) -> None:
+def test_voters_deny_candidates_with_older_logs(
+    own: tuple[int, ...], candidate: tuple[int, ...], granted: bool
+) -> None:
     """5.4.1: the voter denies its vote if its own log is more up to date: a later last term, or the longer log."""
     terms = tuple(sorted(own))
     replica = replica_with(*terms, term=3)
@@ -381,7 +447,7 @@ def test_candidates_name_their_last_entry() -> None:
 def test_p23_only_own_term_commits_by_counting(acknowledged: int, commit: int) -> None:
     """5.4.2: only log entries from the leader's current term are committed by counting replicas."""
     replica = replica_with(1, 2)
-    make_leader(replica)                        # term 3; its empty entry is index 3
+    make_leader(replica)  # term 3; its empty entry is index 3
     answers(replica)
     replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=3, index=acknowledged))
     assert replica.status().commit_index == commit

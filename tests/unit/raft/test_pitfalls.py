@@ -27,12 +27,21 @@ from .harness import PLAIN, Cluster, Node, voters
 from .test_paper import answers, log_of, make_leader, replica_with
 
 GUARDED = Options(election_ticks=10, heartbeat_ticks=1, pre_vote=True, check_quorum=True)
-LEASED = Options(election_ticks=10, heartbeat_ticks=1, pre_vote=True, check_quorum=True, lease_reads=True, lease_ns=9)
+LEASED = Options(
+    election_ticks=10,
+    heartbeat_ticks=1,
+    pre_vote=True,
+    check_quorum=True,
+    lease_reads=True,
+    lease_ns=9,
+)
 
 
 def add(*replicas: int, explicit: bool = False) -> MembershipChange:
     operations = tuple((ChangeOperation.ADD_VOTER, id, id) for id in replicas)
-    return MembershipChange(operations, Transition.JOINT_EXPLICIT if explicit else Transition.AUTOMATIC)
+    return MembershipChange(
+        operations, Transition.JOINT_EXPLICIT if explicit else Transition.AUTOMATIC
+    )
 
 
 def learn(replica: int) -> MembershipChange:
@@ -43,7 +52,9 @@ def drop(*replicas: int) -> MembershipChange:
     return MembershipChange(tuple((ChangeOperation.REMOVE, id, 0) for id in replicas))
 
 
-def joint(incoming: tuple[int, ...], outgoing: tuple[int, ...], *, auto_leave: bool = True) -> Membership:
+def joint(
+    incoming: tuple[int, ...], outgoing: tuple[int, ...], *, auto_leave: bool = True
+) -> Membership:
     flags: dict[int, int] = {}
     for id in incoming:
         flags[id] = flags.get(id, 0) | MemberFlag.MEMBER_VOTER
@@ -52,7 +63,7 @@ def joint(incoming: tuple[int, ...], outgoing: tuple[int, ...], *, auto_leave: b
     return Membership(tuple(Member(i, i, flags[i]) for i in sorted(flags)), auto_leave)  # type: ignore[arg-type]
 
 
-# -- durable state ------------------------------------------------------------------------------------------------------------
+# -- durable state -----------------------------------------------------------------------------------------------------
 
 
 def test_p01_a_vote_waits_for_its_sync_and_outlives_a_crash() -> None:
@@ -62,12 +73,12 @@ def test_p01_a_vote_waits_for_its_sync_and_outlives_a_crash() -> None:
     ready = node.collect()
     assert node.outbox == [] and [m.kind for m in ready.messages_after] == [K.MSG_VOTE_ACK]
     assert ready.must_sync and ready.hard_state is not None and ready.hard_state.vote == 2
-    node.crash()                                # before the sync: nothing was promised
+    node.crash()  # before the sync: nothing was promised
     node.replica.step(Message(K.MSG_VOTE, 3, 1, term=1))
     node.collect()
     node.sync()
     assert [(m.to_replica, m.reject) for m in node.outbox] == [(3, False)]
-    node.crash()                                # after it: the promise holds
+    node.crash()  # after it: the promise holds
     node.replica.step(Message(K.MSG_VOTE, 2, 1, term=1))
     assert [(m.to_replica, m.reject) for m in answers(node.replica)] == [(2, True)]
 
@@ -86,18 +97,22 @@ def test_p03_an_acknowledgement_waits_for_the_sync_also_the_leaders_own() -> Non
     cluster.elect(1)
     index = cluster[1].propose(b"x")
     leader, follower = cluster.nodes[1], cluster.nodes[2]
-    leader.collect()                            # sent, but not synced on the leader
+    leader.collect()  # sent, but not synced on the leader
     cluster.deliver(m for m in cluster.take() if m.to_replica == 2)
     ready = follower.collect()
     assert ready.messages == () and follower.outbox == []
     follower.sync()
     cluster.deliver(cluster.take())
-    assert cluster[1].status().commit_index == index - 1, "two of three have it, but only one has it on its disk"
+    assert cluster[1].status().commit_index == index - 1, (
+        "two of three have it, but only one has it on its disk"
+    )
     leader.sync()
     assert cluster[1].status().commit_index == index
 
 
-def test_p03_a_quorum_without_the_leader_commits_and_the_leader_applies_only_what_it_has_synced() -> None:
+def test_p03_a_quorum_without_the_leader_commits_and_the_leader_applies_only_what_it_has_synced() -> (
+    None
+):
     cluster = Cluster()
     cluster.elect(1)
     index = cluster[1].propose(b"x")
@@ -128,7 +143,15 @@ def test_p05_a_late_sync_of_an_overwritten_entry_counts_for_nothing() -> None:
     replica = replica_with(1, term=1)
     tags = []
     for sender, term, entry_term in ((2, 1, 1), (3, 2, 2), (2, 3, 1)):
-        message = Message(K.MSG_APPEND, sender, 1, term=term, index=1, log_term=1, entries=(Entry(2, entry_term, b"x"),))
+        message = Message(
+            K.MSG_APPEND,
+            sender,
+            1,
+            term=term,
+            index=1,
+            log_term=1,
+            entries=(Entry(2, entry_term, b"x"),),
+        )
         if entry_term < term:
             # A leader of term 3 that holds an entry of term 1 at index 2 and has not seen the one of term 2.
             replica.step(Message(K.MSG_APPEND, sender, 1, term=term, index=1, log_term=1))
@@ -149,7 +172,7 @@ def test_p06_a_vote_for_itself_of_an_earlier_term_is_ignored() -> None:
     replica = replica_with()
     replica.campaign()
     old = replica.ready().tag
-    replica.step(Message(K.MSG_VOTE_ACK, 2, 1, term=5, reject=True))      # somebody is far ahead
+    replica.step(Message(K.MSG_VOTE_ACK, 2, 1, term=5, reject=True))  # somebody is far ahead
     replica.campaign()
     replica.ready()
     assert old is not None
@@ -157,7 +180,9 @@ def test_p06_a_vote_for_itself_of_an_earlier_term_is_ignored() -> None:
     assert replica.status().role == Role.CANDIDATE
     replica.step(Message(K.MSG_VOTE_ACK, 2, 1, term=6, reject=True))
     replica.step(Message(K.MSG_VOTE_ACK, 3, 1, term=6))
-    assert replica.status().role == Role.CANDIDATE, "one vote granted, one refused, and our own is not synced"
+    assert replica.status().role == Role.CANDIDATE, (
+        "one vote granted, one refused, and our own is not synced"
+    )
 
 
 def test_p06_an_own_acknowledgement_of_an_earlier_term_is_ignored() -> None:
@@ -166,7 +191,9 @@ def test_p06_an_own_acknowledgement_of_an_earlier_term_is_ignored() -> None:
     answers(replica)
     replica.propose(b"a")
     old = replica.ready().tag
-    replica.step(Message(K.MSG_APPEND, 2, 1, term=2, index=1, log_term=1, entries=(Entry(2, 2, b"b"),)))
+    replica.step(
+        Message(K.MSG_APPEND, 2, 1, term=2, index=1, log_term=1, entries=(Entry(2, 2, b"b"),))
+    )
     replica.ready()
     assert old is not None
     replica.persisted(old)
@@ -176,7 +203,9 @@ def test_p06_an_own_acknowledgement_of_an_earlier_term_is_ignored() -> None:
 @pytest.mark.parametrize("kind", [K.MSG_HEARTBEAT, K.MSG_APPEND])
 def test_p09_a_commit_index_beyond_the_log_is_bounded(kind: int) -> None:
     replica = replica_with(1, 1, term=1)
-    replica.step(Message(kind, 2, 1, term=1, index=1 if kind == K.MSG_APPEND else 0, log_term=1, commit=99))
+    replica.step(
+        Message(kind, 2, 1, term=1, index=1 if kind == K.MSG_APPEND else 0, log_term=1, commit=99)
+    )
     assert replica.status().commit_index == (1 if kind == K.MSG_APPEND else 2)
     assert replica.status().last_index == 2
     assert all(m.index <= 2 for m in answers(replica))
@@ -195,7 +224,7 @@ def test_p09_a_leader_sends_no_commit_index_beyond_the_match() -> None:
     assert beats == {2: 4, 3: 1}
 
 
-# -- elections ------------------------------------------------------------------------------------------------------------------
+# -- elections ---------------------------------------------------------------------------------------------------------
 
 
 def test_p24_one_leader_a_term_over_random_runs() -> None:
@@ -214,7 +243,10 @@ def test_p24_one_leader_a_term_over_random_runs() -> None:
             cluster.deliver(messages)
             for message in messages:
                 if message.kind == K.MSG_APPEND:
-                    assert leaders.setdefault(message.term, message.from_replica) == message.from_replica
+                    assert (
+                        leaders.setdefault(message.term, message.from_replica)
+                        == message.from_replica
+                    )
             if draw.random() < 0.03:
                 cluster.nodes[draw.randint(1, 5)].crash()
         assert leaders, "nobody was ever elected"
@@ -246,7 +278,7 @@ def test_p26_a_removed_replica_raises_no_terms() -> None:
     cluster.settle()
     assert [m.replica for m in cluster[1].membership().members] == [1, 2, 3]
     cluster.heal()
-    cluster.cut = lambda m: m.to_replica == 4          # it never hears that it was removed
+    cluster.cut = lambda m: m.to_replica == 4  # it never hears that it was removed
     for _ in range(60):
         cluster.tick()
         cluster.settle()
@@ -259,7 +291,10 @@ def test_p27_a_leader_with_a_reachable_majority_stays_when_some_links_are_cut() 
     cluster = Cluster(5, GUARDED)
     cluster.elect(1)
     reach = {(4, 2), (2, 4), (5, 3), (3, 5)}
-    cluster.cut = lambda m: bool({m.from_replica, m.to_replica} & {4, 5}) and (m.from_replica, m.to_replica) not in reach
+    cluster.cut = lambda m: (
+        bool({m.from_replica, m.to_replica} & {4, 5})
+        and (m.from_replica, m.to_replica) not in reach
+    )
     for _ in range(100):
         cluster.tick()
         cluster.settle()
@@ -343,11 +378,13 @@ def test_p31_a_transfer_ends_after_one_timeout() -> None:
 
 
 @pytest.mark.parametrize("change", [drop(3), learn(3)])
-def test_p31_a_transfer_is_dropped_when_its_target_is_removed_or_demoted(change: MembershipChange) -> None:
+def test_p31_a_transfer_is_dropped_when_its_target_is_removed_or_demoted(
+    change: MembershipChange,
+) -> None:
     cluster = Cluster(3, PLAIN)
     cluster.elect(1)
     cluster.cut = lambda m: 3 in (m.from_replica, m.to_replica)
-    index, accepted = cluster[1].propose_membership(change)
+    _index, accepted = cluster[1].propose_membership(change)
     assert accepted
     cluster.nodes[1].collect()
     cluster[1].transfer_leader(3)
@@ -356,7 +393,7 @@ def test_p31_a_transfer_is_dropped_when_its_target_is_removed_or_demoted(change:
     cluster[1].propose(b"x")
 
 
-# -- reads ----------------------------------------------------------------------------------------------------------------------
+# -- reads -------------------------------------------------------------------------------------------------------------
 
 
 def test_p34_a_new_leader_serves_no_read_before_it_committed_in_its_own_term() -> None:
@@ -386,7 +423,7 @@ def test_p35_a_round_that_began_before_the_read_confirms_nothing() -> None:
     assert cluster[1].read_index(1)
     cluster.nodes[1].collect()
     first = [m for m in cluster.take() if m.kind == K.MSG_HEARTBEAT]
-    assert cluster[1].read_index(2)             # arrives while the first round is under way
+    assert cluster[1].read_index(2)  # arrives while the first round is under way
     cluster.nodes[1].collect()
     second = [m for m in cluster.take() if m.kind == K.MSG_HEARTBEAT]
     cluster.deliver(first)
@@ -394,7 +431,7 @@ def test_p35_a_round_that_began_before_the_read_confirms_nothing() -> None:
     cluster.deliver(cluster.take())
     cluster.nodes[1].collect()
     assert [context for context, _ in cluster.nodes[1].reads] == [1]
-    cluster.deliver(first)                      # a duplicate of the old round changes nothing
+    cluster.deliver(first)  # a duplicate of the old round changes nothing
     cluster.nodes[2].collect()
     cluster.deliver(cluster.take())
     cluster.nodes[1].collect()
@@ -446,7 +483,9 @@ def test_p40_the_lease_ends_when_a_transfer_starts_for_the_whole_term() -> None:
     cluster.isolate(3)
     cluster[1].transfer_leader(3)
     assert not cluster[1].status().lease
-    cluster.tick(LEASED.election_ticks, 1)      # the transfer is given up, but its message may still arrive
+    cluster.tick(
+        LEASED.election_ticks, 1
+    )  # the transfer is given up, but its message may still arrive
     cluster.tick()
     cluster.settle()
     assert not cluster[1].status().lease
@@ -459,7 +498,7 @@ def test_p39_a_lease_runs_from_the_send_of_its_round_and_ends_by_itself() -> Non
     cluster[1].tick()
     cluster.nodes[1].collect()
     beats = cluster.take()
-    for _ in range(LEASED.lease_ns):            # the answers dawdle for a whole lease
+    for _ in range(LEASED.lease_ns):  # the answers dawdle for a whole lease
         cluster[1].tick()
         cluster.nodes[1].collect()
     cluster.take()
@@ -489,7 +528,7 @@ def test_p42_every_waiting_read_is_answered_when_leadership_is_lost() -> None:
     assert cluster.nodes[1].collect().read_states == ((1, None), (2, None), (3, None))
 
 
-# -- membership -------------------------------------------------------------------------------------------------------------------
+# -- membership --------------------------------------------------------------------------------------------------------
 
 
 def test_p43_no_change_before_an_entry_of_the_own_term_is_committed() -> None:
@@ -498,7 +537,9 @@ def test_p43_no_change_before_an_entry_of_the_own_term_is_committed() -> None:
     index, accepted = replica.propose_membership(learn(4))
     assert not accepted
     entry = next(e for e in replica.ready().entries if e.index == index)
-    assert entry.payload == b"" and entry.kind != RunKind.RUN_MEMBERSHIP, "an empty entry stands in its place"
+    assert entry.payload == b"" and entry.kind != RunKind.RUN_MEMBERSHIP, (
+        "an empty entry stands in its place"
+    )
 
 
 def test_p44_a_second_change_is_refused_until_the_first_is_applied() -> None:
@@ -522,7 +563,9 @@ def test_p44_also_right_after_a_leader_change() -> None:
     assert not cluster[2].propose_membership(learn(5))[1]
 
 
-def test_p46_p47_a_joint_membership_is_left_by_whoever_leads_and_after_committing_under_both() -> None:
+def test_p46_p47_a_joint_membership_is_left_by_whoever_leads_and_after_committing_under_both() -> (
+    None
+):
     cluster = Cluster(5)
     for node in cluster.nodes.values():
         node.first_membership = joint((1, 2, 3), (3, 4, 5))
@@ -535,7 +578,11 @@ def test_p46_p47_a_joint_membership_is_left_by_whoever_leads_and_after_committin
     cluster.heal()
     cluster.tick(1, 1)
     cluster.settle()
-    assert [(m.replica, m.flags) for m in cluster[1].membership().members] == [(1, 1), (2, 1), (3, 1)]
+    assert [(m.replica, m.flags) for m in cluster[1].membership().members] == [
+        (1, 1),
+        (2, 1),
+        (3, 1),
+    ]
     changes = [e for e in cluster.nodes[1].applied if e.kind == RunKind.RUN_MEMBERSHIP]
     assert len(changes) == 1, "left exactly once"
 
@@ -615,7 +662,7 @@ def test_p51_a_change_during_a_partition_loses_nothing_acknowledged() -> None:
     assert all(cluster.payloads(id) == [b"kept", b"too"] for id in (1, 2, 3, 4))
 
 
-# -- snapshots ----------------------------------------------------------------------------------------------------------------------
+# -- snapshots ---------------------------------------------------------------------------------------------------------
 
 
 def compacted_leader() -> Cluster:
@@ -721,7 +768,7 @@ def test_p60_the_older_of_two_snapshots_changes_nothing() -> None:
     assert replica.status().applied_index == 9
 
 
-# -- the wire -----------------------------------------------------------------------------------------------------------------------
+# -- the wire ----------------------------------------------------------------------------------------------------------
 
 
 def test_p83_logs_agree_whatever_is_lost_delayed_duplicated_or_reordered() -> None:

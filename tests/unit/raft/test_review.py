@@ -5,6 +5,8 @@ None of these is exotic: each needs a crash, a delay or a duplicate at an unluck
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import subprocess
 import sys
@@ -31,7 +33,7 @@ from multiraft.raft.messages import decode_messages
 
 from .harness import PLAIN, Cluster, voters
 from .test_paper import answers, log_of, make_leader, replica_with
-from .test_pitfalls import GUARDED, LEASED
+from .test_pitfalls import LEASED
 
 
 def add(replica: int) -> MembershipChange:
@@ -58,7 +60,7 @@ def test_p01_a_vote_is_asked_for_only_with_a_log_and_a_term_that_are_synced() ->
     assert cluster[1].status().commit_index == 3, "1 and 2 have both entries"
     cluster.deliver(m for m in appends if m.to_replica == 3)
     cluster[3].campaign()
-    cluster.nodes[3].collect()                   # not synced yet
+    cluster.nodes[3].collect()  # not synced yet
     cluster.deliver(m for m in cluster.nodes[3].outbox if m.to_replica == 2)
     cluster.nodes[3].crash()
     cluster.nodes[2].collect()
@@ -69,25 +71,37 @@ def test_p01_a_vote_is_asked_for_only_with_a_log_and_a_term_that_are_synced() ->
     cluster.nodes[3].collect()
     cluster.nodes[3].sync()
     cluster.deliver(late)
-    assert cluster[3].status().role == Role.CANDIDATE, "it leads without the entries that are committed"
+    assert cluster[3].status().role == Role.CANDIDATE, (
+        "it leads without the entries that are committed"
+    )
 
 
 def test_p29_a_committed_change_is_remembered_before_the_next_one_is_acknowledged() -> None:
     """Voters 1, 2, 3; 1 leads and adds 4, then 5. Replica 2 acknowledges the second change; it must not forget that the
     first one is committed, or it could be elected by 3 alone, as one of three, while 1, 4 and 5 are a majority of five."""
-    replica = Replica(PLAIN, replica=2, membership=voters(1, 2, 3), hard_state=HardState(term=1), entries=log_of(1))
+    replica = Replica(
+        PLAIN,
+        replica=2,
+        membership=voters(1, 2, 3),
+        hard_state=HardState(term=1),
+        entries=log_of(1),
+    )
     first = Entry(2, 1, add(4).encode(), RunKind.RUN_MEMBERSHIP)
     second = Entry(3, 1, add(5).encode(), RunKind.RUN_MEMBERSHIP)
-    replica.step(Message(K.MSG_APPEND, 1, 2, term=1, index=1, log_term=1, commit=1, entries=(first,)))
+    replica.step(
+        Message(K.MSG_APPEND, 1, 2, term=1, index=1, log_term=1, commit=1, entries=(first,))
+    )
     ready = replica.ready()
     assert ready.tag is not None
     replica.persisted(ready.tag)
-    replica.step(Message(K.MSG_APPEND, 1, 2, term=1, index=2, log_term=1, commit=2, entries=(second,)))
+    replica.step(
+        Message(K.MSG_APPEND, 1, 2, term=1, index=2, log_term=1, commit=2, entries=(second,))
+    )
     ready = replica.ready()
     assert [m.index for m in ready.messages_after] == [3]
     assert ready.hard_state is not None and ready.hard_state.commit >= 2
     assert ready.tag is not None
-    replica.persisted(ready.tag)                 # ... and a crash: the state machine had applied nothing durably
+    replica.persisted(ready.tag)  # ... and a crash: the state machine had applied nothing durably
     again = Replica(
         PLAIN,
         replica=2,
@@ -97,7 +111,9 @@ def test_p29_a_committed_change_is_remembered_before_the_next_one_is_acknowledge
         applied_index=0,
     )
     again.campaign()
-    assert again.status().role == Role.FOLLOWER, "it knows of a committed change that it has not applied"
+    assert again.status().role == Role.FOLLOWER, (
+        "it knows of a committed change that it has not applied"
+    )
 
 
 def test_p24_entries_read_for_a_peer_are_not_sent_by_a_follower() -> None:
@@ -117,7 +133,11 @@ def test_p24_entries_read_for_a_peer_are_not_sent_by_a_follower() -> None:
     assert replica.ready().wanted == ((2, 2, PLAIN.message_bytes_max),)
     replica.step(Message(K.MSG_HEARTBEAT, 3, 1, term=3))
     last = replica.status().last_index
-    replica.step(Message(K.MSG_APPEND, 3, 1, term=3, index=last, log_term=2, entries=(Entry(last + 1, 3, b"z"),)))
+    replica.step(
+        Message(
+            K.MSG_APPEND, 3, 1, term=3, index=last, log_term=2, entries=(Entry(last + 1, 3, b"z"),)
+        )
+    )
     answers(replica)
     runs = [
         encode_run(group=1, first=2, term=1, entries=[b"2", b"3"]),
@@ -137,7 +157,9 @@ def test_p53_nothing_is_handed_out_twice_when_entries_overtake_a_snapshot() -> N
     replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=4, log_term=1))
     offered = replica.ready().snapshot
     entries = tuple(Entry(i, 1, b"%d" % i) for i in range(2, 7))
-    replica.step(Message(K.MSG_APPEND, 2, 1, term=1, index=1, log_term=1, commit=6, entries=entries))
+    replica.step(
+        Message(K.MSG_APPEND, 2, 1, term=1, index=1, log_term=1, commit=6, entries=entries)
+    )
     ready = replica.ready()
     assert ready.tag is not None
     replica.persisted(ready.tag)
@@ -145,7 +167,9 @@ def test_p53_nothing_is_handed_out_twice_when_entries_overtake_a_snapshot() -> N
     assert offered is not None
     replica.installed(offered)
     handed += [e.index for e in replica.ready().committed]
-    assert handed == [5, 6], "4 and what is before it lie in the snapshot; 5 and 6 are applied once, after it"
+    assert handed == [5, 6], (
+        "4 and what is before it lie in the snapshot; 5 and 6 are applied once, after it"
+    )
     replica.applied(6)
 
 
@@ -156,7 +180,9 @@ def test_p53_what_waited_for_a_snapshot_that_failed_is_applied_all_the_same() ->
     replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=4, log_term=1))
     replica.ready()
     entries = tuple(Entry(i, 1, b"%d" % i) for i in range(2, 7))
-    replica.step(Message(K.MSG_APPEND, 2, 1, term=1, index=1, log_term=1, commit=6, entries=entries))
+    replica.step(
+        Message(K.MSG_APPEND, 2, 1, term=1, index=1, log_term=1, commit=6, entries=entries)
+    )
     answers(replica)
     replica.ready()
     replica.snapshot_failed()
@@ -273,7 +299,9 @@ def test_entries_of_many_terms_read_for_a_peer_keep_to_its_window() -> None:
     replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=4, index=0))
     assert [peer for peer, _, _ in replica.ready().wanted] == [2]
     replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=4, index=0))
-    replica.fetched(2, [encode_run(group=1, first=n, term=n, entries=[b"%d" % n]) for n in (1, 2, 3)])
+    replica.fetched(
+        2, [encode_run(group=1, first=n, term=n, entries=[b"%d" % n]) for n in (1, 2, 3)]
+    )
     sent = [m.index for m in answers(replica) if m.kind == K.MSG_APPEND]
     assert sent == [0]
 
@@ -301,11 +329,13 @@ def test_an_entry_above_the_limit_of_a_message_travels_alone(sizes: tuple[int, .
     answers(replica)
     for size in sizes:
         replica.propose(b"x" * size)
-        answers(replica)                         # a run each
+        answers(replica)  # a run each
     replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=1, index=1))
     sent = [[len(e.payload) for e in m.entries] for m in answers(replica) if m.kind == K.MSG_APPEND]
-    assert all(len(payloads) == 1 or sum(payloads) + 4 * len(payloads) <= 20 for payloads in sent), sent
-    assert sum(sent, []) == list(sizes)
+    assert all(
+        len(payloads) == 1 or sum(payloads) + 4 * len(payloads) <= 20 for payloads in sent
+    ), sent
+    assert functools.reduce(operator.iadd, sent, []) == list(sizes)
 
 
 def test_p24_a_snapshot_that_is_ready_too_late_is_not_sent_by_a_follower() -> None:
@@ -353,7 +383,9 @@ def test_p93_of_many_proposals_all_are_taken_or_none() -> None:
 
 
 def test_one_ready_hands_out_no_more_than_its_limit() -> None:
-    entries = [Entry(index, index, b"x" * 100) for index in range(1, 6)]     # five runs: a run is handed out whole
+    entries = [
+        Entry(index, index, b"x" * 100) for index in range(1, 6)
+    ]  # five runs: a run is handed out whole
     again = Replica(
         replace(PLAIN, committed_bytes_max=150),
         replica=1,
@@ -385,8 +417,10 @@ assert (status.group, status.replica, status.term) == (77, 1, 0), status
 
 
 def test_a_door_keeps_its_node_alive() -> None:
-    environment = {**os.environ, "MALLOC_PERTURB_": "165"}       # freed memory is overwritten at once
-    subprocess.run([sys.executable, "-c", DOOR_OUTLIVES_ITS_NODE], env=environment, check=True, timeout=60)
+    environment = {**os.environ, "MALLOC_PERTURB_": "165"}  # freed memory is overwritten at once
+    subprocess.run(
+        [sys.executable, "-c", DOOR_OUTLIVES_ITS_NODE], env=environment, check=True, timeout=60
+    )
 
 
 def test_an_append_is_never_larger_than_a_peer_takes() -> None:

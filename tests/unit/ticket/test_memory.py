@@ -178,7 +178,9 @@ def test_a_hundred_thousand_tickets_leave_nothing(loop_kind: str) -> None:
             desk.waker.drain()
             await passes(1)
             value.clear()
-            error.__traceback__ = None  # or each ticket would start from the traceback of the one before
+            error.__traceback__ = (
+                None  # or each ticket would start from the traceback of the one before
+            )
 
     def references() -> list[int]:
         gc.collect()
