@@ -6,7 +6,7 @@
 .PHONY: all venv build test quick lint format demo bench debug annotate docs dist dist-check clean distclean help FORCE
 
 BIN := .venv/bin
-PIP := -m pip install --quiet --disable-pip-version-check
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 
 PYX := $(shell find multiraft -name '*.pyx')
 PXD := $(shell find multiraft -name '*.pxd')

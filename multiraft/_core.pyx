@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 
 cimport cython
 
-from multiraft._crc32c cimport MULTIRAFT_CRC_AVAILABLE, multiraft_crc, multiraft_crc_by_table, multiraft_crc_fill
+from multiraft._crc32c cimport MULTIRAFT_CRC_AVAILABLE, multiraft_crc, multiraft_crc_by_table, multiraft_crc_prepare
 
 
 cdef extern from "Python.h":
@@ -29,8 +29,8 @@ cdef extern from "Python.h":
 
 
 
-# The one thing done at import: the table must be whole before any thread can ask for a checksum.
-multiraft_crc_fill()
+# The one thing done at import: the tables must be whole before any thread can ask for a checksum.
+multiraft_crc_prepare()
 
 cdef enum:
     BUFFER_BYTES_MIN = 256
@@ -39,7 +39,7 @@ cdef enum:
     BATCH_HEAD_CRC_AT = 36
     FRAME_CRC_AT = 56
     FRAME_LINK_AT = 16              # from here to the end of the header a link fills in what is its own
-    SEAL_REFERENCES_MAX = 8
+    SEAL_REFERENCES_MAX = 16
     CRC_NOGIL_BYTES_MIN = 16 * 1024
     MESSAGE_FLAGS_ALL = FLAG_REJECT | FLAG_TRANSFER | FLAG_RUN
 

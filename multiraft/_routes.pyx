@@ -89,6 +89,8 @@ cdef size_t check_ranges(list ranges) except? 0:
     cdef bytes start, before = b""
     cdef size_t size = 0
     for at, (start, _, _) in enumerate(ranges):
+        if start is None:           # the one value that is not bytes and still passes for them
+            raise TypeError("a range starts at a key, not at None")
         if at == 0 and start:
             raise ConfigError(f"the first range starts at {start!r}, not at the empty key: nobody serves what is before it")
         if at and start <= before:
@@ -110,7 +112,8 @@ cdef class RouteTable:
     """
 
     def __cinit__(self, ranges):
-        cdef list given = list(ranges)
+        # Taken apart once: what is checked is what is copied, whatever the caller's objects would say a second time.
+        cdef list given = [(start, group, epoch) for start, group, epoch in ranges]
         cdef size_t size = check_ranges(given)
         cdef Route* route
         cdef bytes start

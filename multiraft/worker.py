@@ -80,3 +80,49 @@ class InlineWorker:
 
     def close(self) -> None:
         """Nothing to wait for."""
+
+
+async def aside(job: Callable[[], T]) -> T:
+    """Run one blocking job - opening or closing something - on a thread of its own, and wait for it."""
+    return await asyncio.to_thread(job)
+
+
+class Background:
+    """A thread that writes away what it is given, one item after another; ``put`` never waits.
+
+    When ``items_max`` wait already, an item is dropped; the next that is taken is handed over with the number of those lost
+    before it: ``write(item, dropped)``. What ``write`` raises ends the process's interest in its output, not the process.
+    """
+
+    def __init__(self, name: str, write: Callable[[Any, int], None], items_max: int):
+        self._write = write
+        self._items: queue.Queue[Any] = queue.Queue(items_max)
+        self._dropped = 0
+        self._end = object()
+        self._thread = threading.Thread(target=self._run, name=f"multiraft-{name}", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Any) -> bool:
+        """Hand an item over; False if it was dropped."""
+        try:
+            self._items.put_nowait((item, self._dropped))
+        except queue.Full:
+            self._dropped += 1
+            return False
+        self._dropped = 0
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        """Write what waits, for so long at most. A writer that hangs is left behind: the thread does not hold the process."""
+        try:
+            self._items.put((self._end, 0), timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            item, dropped = self._items.get()
+            if item is self._end:
+                return
+            self._write(item, dropped)

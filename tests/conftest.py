@@ -4,6 +4,7 @@
   narrows it. A task left over, or an error that reached only the loop's exception handler, fails the test.
 - ``golden(path, text)`` compares with a file under the tests; ``pytest --rewrite`` writes it, and the diff is the review.
 - After each test no worker thread, socket or database file that it opened may still be open.
+- The time limit ends a test that hangs on a loop, too, and shows what its tasks waited for.
 - A compiled module older than its source stops the run, since its tests would say nothing about the code.
 
 Property tests draw the same examples in each run; ``--hypothesis-profile=explore`` draws others, and more.
@@ -14,10 +15,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import io
 import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import hypothesis
@@ -102,6 +106,38 @@ def loop_runner(loop_name: str, loop_problems: list[dict[str, Any]]) -> Iterator
 def arun(loop_runner: asyncio.Runner) -> Callable[[Coroutine[Any, Any, T]], T]:
     """Run a coroutine to its end and return what it returns."""
     return loop_runner.run
+
+
+# -- time limits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item) -> Iterator[Any]:
+    """Let the time limit end a test that hangs on a loop.
+
+    The plugin raises from a signal handler. uvloop takes such an exception for that of a callback and goes on waiting, so
+    a running loop is stopped instead, and what its tasks waited for is shown. Again ten seconds later, in case a task that
+    is then cancelled hangs too.
+    """
+    result = yield
+    usual = signal.getsignal(signal.SIGALRM)
+
+    def time_is_up(number: int, frame: FrameType | None) -> None:
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            if callable(usual):
+                usual(number, frame)
+            return
+        shown = io.StringIO()
+        for task in asyncio.all_tasks(loop):
+            task.print_stack(file=shown)
+        item.add_report_section("call", "tasks when the time was up", shown.getvalue())
+        signal.setitimer(signal.ITIMER_REAL, 10)
+        loop.call_soon_threadsafe(loop.stop)
+
+    if callable(usual):
+        signal.signal(signal.SIGALRM, time_is_up)
+    return result
 
 
 # -- golden files -------------------------------------------------------------------------------------------------------

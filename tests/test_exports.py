@@ -16,7 +16,14 @@ from multiraft import errors
 ROOT = Path(__file__).resolve().parents[1]
 
 # Public names of `multiraft`, submodules aside.
-EXPORTS: set[str] = set()
+EXPORTS = set(
+    """
+    Absent BatchError Closed CommandError Config ConfigError DeadlineExceeded Delete
+    DeleteRange Entry InvalidCommand MultiRaftError NoSpace Node OutcomeUnknown Overloaded
+    PreconditionFailed Present Put Rejected Retryable RevisionIs StorageError Store
+    TlsConfig TooLarge ValueIs open
+    """.split()
+)
 
 PUBLIC_NAMES = """
 import json, sys, types, multiraft

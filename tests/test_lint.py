@@ -35,11 +35,11 @@ def compiled_modules_with_stubs() -> list[str]:
 
 
 def test_ruff_finds_nothing() -> None:
-    run("ruff", "check", "--no-cache")
+    run("ruff", "check", "--no-cache", "--output-format=concise")
 
 
 def test_every_file_is_formatted() -> None:
-    run("ruff", "format", "--check", "--no-cache")
+    run("ruff", "format", "--check", "--no-cache", "--output-format=concise")
 
 
 @pytest.mark.timeout(300)
@@ -54,7 +54,7 @@ def test_stubs_say_what_the_compiled_modules_are() -> None:
         pytest.skip("no compiled module with a stub here: run `make build`")
     run(
         "mypy.stubtest",
-        "--mypy-config-file=pyproject.toml",
+        "--mypy-config-file=tests/stubtest.ini",
         "--allowlist=tests/stubtest_allowlist.txt",
         *modules,
     )

@@ -75,22 +75,30 @@ def operations_by_line(c_text: str) -> dict[tuple[str, int], int]:
 
 def count_hot(root: Path) -> tuple[Counts, list[str]]:
     """The operations of each hot function whose C is there, and the files with hot functions whose C is not."""
-    sources = {s.path: hot_functions(s) for s in read_sources(root, "multiraft") if s.compiled}
-    per_file = [
-        operations_by_line(path.read_text("utf-8"))
-        for path in sorted((root / C_FOLDER).rglob("*.c"))
-    ]
+    hot = {s.path: hot_functions(s) for s in read_sources(root, "multiraft") if s.compiled}
+    read: dict[Path, dict[tuple[str, int], int]] = {}
     counts: Counts = {}
     without_c = []
-    for path, functions in sources.items():
-        pieces = [file for file in per_file if any(origin == path for origin, _ in file)]
-        if functions and not pieces:
+    for path, functions in hot.items():
+        if not functions:
+            continue
+        # The C of an inline function in a header stands in every module that uses it.
+        own = root / C_FOLDER / Path(path).with_suffix(".c")
+        files = (
+            sorted((root / C_FOLDER).rglob("*.c"))
+            if path.endswith(".pxd")
+            else [own] * own.exists()
+        )
+        for file in files:
+            if file not in read:
+                read[file] = operations_by_line(file.read_text("utf-8"))
+        pieces = [read[file] for file in files if any(origin == path for origin, _ in read[file])]
+        if not pieces:
             without_c.append(path)
         for function in functions if pieces else ():
-            # The C of an inline function in a header stands in every module that uses it.
             body = range(function.head_end + 1, function.end + 1)
             counts[f"{path}:{function.name}"] = max(
-                sum(file.get((path, n), 0) for n in body) for file in pieces
+                sum(piece.get((path, n), 0) for n in body) for piece in pieces
             )
     return counts, without_c
 

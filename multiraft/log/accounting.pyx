@@ -34,7 +34,7 @@ cdef Batch* books_batch(Books* books, uint64_t place) except NULL:
 cdef int books_add(Books* books, uint64_t place, uint32_t bytes) except -1:
     cdef Shelf* shelf = books_shelf(books, place)
     cdef uint64_t number = place & ~REWRITTEN
-    cdef Batch* batch
+    cdef Batch* batch = NULL
     if shelf.first == shelf.next:
         shelf.first = shelf.next = number
         shelf.start = 0

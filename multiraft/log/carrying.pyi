@@ -2,7 +2,9 @@ from typing_extensions import Buffer
 
 CARRIED_RUN_OFFSET: int
 
-def copy_run(batch: Buffer, offset: int, size: int, group: int, first: int, count: int) -> bytes: ...
+def copy_run(
+    batch: Buffer, offset: int, size: int, group: int, first: int, count: int
+) -> bytes: ...
 def carried_from(batch: Buffer, offset: int) -> tuple[int, int]: ...
 def hard_state_run(
     group: int, replica: int, term: int, vote: int, leader: int, epoch: int, commit: int

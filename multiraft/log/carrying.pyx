@@ -41,7 +41,9 @@ cdef enum:
 CARRIED_RUN_OFFSET = CARRIED_OFFSET
 
 
-def copy_run(const unsigned char[::1] batch not None, uint64_t offset, uint32_t size, uint64_t group, uint64_t first, uint32_t count):
+def copy_run(
+    const unsigned char[::1] batch not None, uint64_t offset, uint32_t size, uint64_t group, uint64_t first, uint32_t count
+):
     """The run at ``offset`` of a batch as bytes of its own: its first ``count`` entries, or the whole record.
 
     ``first`` is checked for runs of entries. Raises LogCorrupt where the bytes are not those the index knows.
@@ -55,7 +57,9 @@ def copy_run(const unsigned char[::1] batch not None, uint64_t offset, uint32_t 
             fault = run_check(<const char*>run, size, True)
         if fault == FAULT_NONE:
             entries = run.kind == RUN_ENTRIES or run.kind == RUN_MEMBERSHIP
-            if RUN_HEADER_BYTES + run.bytes != size or run.count < count or (entries and (run.group != group or run.first != first)):
+            if entries and (run.group != group or run.first != first):
+                fault = FAULT_SHAPE
+            elif RUN_HEADER_BYTES + run.bytes != size or run.count < count:
                 fault = FAULT_SHAPE
     if fault:
         last = first + count - 1 if count else first
@@ -103,7 +107,9 @@ def carried_from(const unsigned char[::1] batch not None, uint64_t offset):
     return sequence, outer.prev_term
 
 
-def hard_state_run(uint64_t group, uint32_t replica, uint64_t term, uint32_t vote, uint32_t leader, uint64_t epoch, uint64_t commit):
+def hard_state_run(
+    uint64_t group, uint32_t replica, uint64_t term, uint32_t vote, uint32_t leader, uint64_t epoch, uint64_t commit
+):
     """A HARD_STATE run, for a commit index whose own record goes."""
     cdef bytes out = PyBytes_FromStringAndSize(NULL, RUN_HEADER_BYTES + HARD_STATE_BYTES)
     cdef RunHeader* run = <RunHeader*>PyBytes_AS_STRING(out)

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from multiraft._core import BATCH_SEAL_BYTES
 from multiraft.errors import LogCorrupt
 from multiraft.ids import StoreId
-from multiraft.log.carrying import carried_bytes, carried_from, copy_run, hard_state_run, seal_rewritten
+from multiraft.log.carrying import (
+    carried_bytes,
+    carried_from,
+    copy_run,
+    hard_state_run,
+    seal_rewritten,
+)
 from multiraft.log.environment import LogEnvironment
 from multiraft.log.index import LogIndex
 from multiraft.log.lookup import figures, log_bytes, place_key, place_name
@@ -91,22 +97,34 @@ def _choose(index: LogIndex, synced_sequence: int, first: int, settings: LogSett
     pressed = log_bytes(index) * 2 > settings.budget_bytes
     enough = 1 if pressed else settings.dead_batches_min
     through, count = window(index, last, settings.dead_batches_max, 0.0, 0)
-    if count < enough:
+    if count < enough and (
+        pressed or synced_sequence % max(1, settings.dead_batches_min // 4) == 0
+    ):
         through, count = window(
-            index, last, settings.dead_batches_max, settings.rewrite_share, settings.rewrite_bytes_max
+            index,
+            last,
+            settings.dead_batches_max,
+            settings.rewrite_share,
+            settings.rewrite_bytes_max,
         )
         enough = min(settings.dead_batches_min, 8) if pressed else settings.dead_batches_min
     return through if count >= enough else first - 1
 
 
-def _rewritten_to_move(index: LogIndex, through: int, settings: LogSettings) -> tuple[set[int], int]:
+def _rewritten_to_move(
+    index: LogIndex, through: int, settings: LogSettings
+) -> tuple[set[int], int]:
     """(rewritten batches to copy from, the newest first-hand batch that may go then)."""
     stale = stale_rewritten(index, through)
     if not stale:
         return set(sparse_rewritten(index, MIB, settings.rewrite_bytes_max)), through
     costs = {number: cost for number, _, _, cost in rewritten_batches(index)}
     totals = itertools.accumulate(costs[number] for number in stale)
-    moving = {number for number, total in zip(stale, totals, strict=True) if total <= settings.rewrite_bytes_max}
+    moving = {
+        number
+        for number, total in zip(stale, totals, strict=True)
+        if total <= settings.rewrite_bytes_max
+    }
     moving = moving or {stale[0]}
     cutter = oldest_cutter(index, set(stale) - moving)
     return moving, min(through, cutter - 1) if cutter else through
@@ -118,7 +136,9 @@ def copy_live(environment: LogEnvironment, plan: Plan, store_id: StoreId) -> Cop
         return Copied()
     carried: list[tuple[LiveRun, bytes, int, int]] = []
     with environment.view() as view:
-        for place, runs in itertools.groupby(sorted(plan.runs, key=_by_place), key=lambda run: run.place):
+        for place, runs in itertools.groupby(
+            sorted(plan.runs, key=_by_place), key=lambda run: run.place
+        ):
             is_rewritten, key = place_key(place)
             batch = view.get(REWRITTEN if is_rewritten else BATCHES, key)
             if batch is None:
@@ -133,13 +153,17 @@ def _by_place(run: LiveRun) -> tuple[int, int]:
     return run.place, run.offset
 
 
-def _carry(run: LiveRun, batch: memoryview, plan: Plan, *, is_rewritten: bool) -> tuple[LiveRun, bytes, int, int]:
+def _carry(
+    run: LiveRun, batch: memoryview, plan: Plan, *, is_rewritten: bool
+) -> tuple[LiveRun, bytes, int, int]:
     """(run, its bytes, the sequence and position that it counts as written at)."""
     if run.part == COMMIT:
         data = hard_state_run(run.group, *plan.hard_states[run.group])
         return run, data, plan.delete.stop - 1, _POSITION_LAST
-    data = copy_run(batch, run.offset, run.bytes, run.group, run.first, run.count)
-    sequence, position = carried_from(batch, run.offset) if is_rewritten else (run.place, run.offset)
+    data = copy_run(batch, run.offset, run.bytes, run.group, run.first, run.entries)
+    sequence, position = (
+        carried_from(batch, run.offset) if is_rewritten else (run.place, run.offset)
+    )
     return run, data, sequence, position
 
 
@@ -160,5 +184,7 @@ def _pack(carried: list[tuple[LiveRun, bytes, int, int]], number: int, store_id:
 
 def account(index: LogIndex, plan: Plan, copied: Copied) -> None:
     """The plan's transaction is on disk: let the index know."""
-    moved(index, copied.runs, [(number, len(batch)) for number, batch in copied.batches], plan.since)
+    moved(
+        index, copied.runs, [(number, len(batch)) for number, batch in copied.batches], plan.since
+    )
     dropped(index, plan.delete.stop - 1, plan.delete_rewritten)

@@ -86,7 +86,9 @@ class LogDirectory:
             return None
         found = Superblock.unpack(path.read_bytes())
         if size == 0:
-            raise LogCorrupt(f"{self.path} belongs to store {found.store_id}, but its data file is gone or empty")
+            raise LogCorrupt(
+                f"{self.path} belongs to store {found.store_id}, but its data file is gone or empty"
+            )
         return found
 
     def new_superblock(self) -> Superblock:
@@ -105,7 +107,9 @@ class LogDirectory:
                 raise LogCorrupt(f"{self.data_path} is cut short: it has {len(first)} bytes")
             page_bytes = _META_PAGE_SIZE.unpack_from(first)[0]
             if not (512 <= page_bytes <= 65536 and page_bytes & (page_bytes - 1) == 0):
-                raise LogCorrupt(f"{self.data_path} is damaged: its pages would have {page_bytes} bytes")
+                raise LogCorrupt(
+                    f"{self.data_path} is damaged: its pages would have {page_bytes} bytes"
+                )
             file.seek(page_bytes)
             second = file.read(_META_BYTES)
             size = os.fstat(file.fileno()).st_size
@@ -123,7 +127,9 @@ class LogDirectory:
             raise LogCorrupt(f"{self.data_path} is cut short: its second meta page is missing")
         magic, version, _, _, last_page, transaction = _META_PAGE.unpack(page)
         if magic != _META_MAGIC or version != 1:
-            raise LogCorrupt(f"{self.data_path} is damaged: a meta page has magic {magic:#x}, version {version}")
+            raise LogCorrupt(
+                f"{self.data_path} is damaged: a meta page has magic {magic:#x}, version {version}"
+            )
         return transaction, last_page
 
     def close(self) -> None:

@@ -78,11 +78,21 @@ class Room:
         return self.reusable_bytes // 2 + self.tail_bytes + self.disk_bytes
 
 
+LOST = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.BadTxnError,
+    lmdb.NotFoundError,
+)
+"""What LMDB raises where its tree is not what it should be."""
+
+
 def wrapped(error: lmdb.Error, doing: str) -> StorageError:
     """An error of LMDB in the words of our tree."""
     if isinstance(error, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
         return FormatUnsupported(f"{doing}: {error}")
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)):
+    if isinstance(error, LOST):
         return LogCorrupt(f"{doing}: {error}")
     return StorageError(f"{doing}: {error}")
 
@@ -90,24 +100,47 @@ def wrapped(error: lmdb.Error, doing: str) -> StorageError:
 class LogEnvironment:
     """One open environment in a directory that the caller holds."""
 
-    def __init__(self, directory: LogDirectory, settings: LogSettings, *, readonly: bool = False):
+    def __init__(
+        self,
+        directory: LogDirectory,
+        settings: LogSettings,
+        *,
+        create: bool = True,
+        readonly: bool = False,
+    ):
+        """``create=False`` where there must be databases: LMDB would make an empty one in the place of one that is lost."""
         self._settings = settings
         self._path = directory.data_path
         directory.check_data()
         if settings.durability == "relaxed":
-            logger.warning("the log in %s is NOT synced: a power cut may lose or damage all of it", directory.path)
-        size = self._path.stat().st_size if self._path.exists() else 0
+            logger.warning(
+                "the log in %s is NOT synced: a power cut may lose or damage all of it",
+                directory.path,
+            )
+        self._file = -1
         try:
-            self._env = self._open(directory, size, readonly)
-            self.stale_readers = 0 if readonly else self._env.reader_check()
-            self._databases = {name: self._env.open_db(name, create=not readonly) for name in _DATABASES}
+            self._env = self._open(directory, readonly)
         except lmdb.Error as error:
             raise wrapped(error, f"the log in {directory.path} cannot be opened") from error
+        try:
+            self._prepare(create=create, readonly=readonly)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, lmdb.Error):
+                raise wrapped(error, f"the log in {directory.path} cannot be opened") from error
+            raise
+
+    def _prepare(self, *, create: bool, readonly: bool) -> None:
+        self.stale_readers = 0 if readonly else self._env.reader_check()
+        self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
         self._file = -1 if readonly else os.open(self._path, os.O_RDWR)
         self._page_bytes = self._env.stat()["psize"]
+        with self._env.begin() as transaction:
+            self._count_pages(transaction)
 
-    def _open(self, directory: LogDirectory, size: int, readonly: bool) -> lmdb.Environment:
+    def _open(self, directory: LogDirectory, readonly: bool) -> lmdb.Environment:
         settings = self._settings
+        size = self._path.stat().st_size if self._path.exists() else 0
         return lmdb.open(
             str(directory.path),
             map_size=max(settings.map_bytes, size + MIB),
@@ -125,7 +158,7 @@ class LogEnvironment:
             lib_version=0,
         )
 
-    # -- at open --------------------------------------------------------------------------------------------------------------
+    # -- at open ------------------------------------------------------------------------------------------------------
 
     def boot(self) -> tuple[int, StoreId] | None:
         """(boot count, store id) of the last open, or None."""
@@ -163,15 +196,19 @@ class LogEnvironment:
                 seen = 0
                 for key, value in transaction.cursor(handle):
                     if len(key) != 8:
-                        raise LogCorrupt(f"database {database.decode()} has a key of {len(key)} bytes")
+                        raise LogCorrupt(
+                            f"database {database.decode()} has a key of {len(key)} bytes"
+                        )
                     seen += 1
                     yield int.from_bytes(key, "big"), value
         except lmdb.Error as error:
             raise wrapped(error, f"database {database.decode()} cannot be read") from error
         if seen != expected:
-            raise LogCorrupt(f"database {database.decode()} should have {expected} batches, but {seen} are there")
+            raise LogCorrupt(
+                f"database {database.decode()} should have {expected} batches, but {seen} are there"
+            )
 
-    # -- the log worker ---------------------------------------------------------------------------------------------------------
+    # -- the log worker -----------------------------------------------------------------------------------------------
 
     def write(self, change: Change) -> None:
         """All of it, durably, or nothing: then MapFull, or an error that is final."""
@@ -185,6 +222,7 @@ class LogEnvironment:
                 self._delete(transaction, BATCHES, number)
             for number in change.delete_rewritten:
                 self._delete(transaction, REWRITTEN, number)
+            self._count_pages(transaction)
             self.commit(transaction)
         except lmdb.MapFullError as error:
             transaction.abort()
@@ -193,9 +231,13 @@ class LogEnvironment:
             transaction.abort()
             raise
 
-    def _put_last(self, transaction: lmdb.Transaction[bytes], database: bytes, number: int, batch: bytes) -> None:
+    def _put_last(
+        self, transaction: lmdb.Transaction[bytes], database: bytes, number: int, batch: bytes
+    ) -> None:
         if not transaction.put(batch_key(number), batch, append=True, db=self._databases[database]):
-            raise LogCorrupt(f"batch {number} is not the last of database {database.decode()}: the tree is damaged")
+            raise LogCorrupt(
+                f"batch {number} is not the last of database {database.decode()}: the tree is damaged"
+            )
 
     def _delete(self, transaction: lmdb.Transaction[bytes], database: bytes, number: int) -> None:
         if not transaction.delete(batch_key(number), db=self._databases[database]):
@@ -215,30 +257,37 @@ class LogEnvironment:
     def room(self) -> Room:
         """Figures as of the last transaction."""
         info = self._env.info()
-        in_use = 2
-        with self._env.begin() as transaction:
-            for handle in (None, *self._databases.values()):
-                stat = transaction.stat(handle) if handle is not None else transaction.stat()
-                in_use += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         pages = info["last_pgno"] + 1
         disk = os.fstatvfs(self._file)
         return Room(
-            used_bytes=in_use * self._page_bytes,
-            reusable_bytes=max(0, pages - in_use) * self._page_bytes,
+            used_bytes=self._pages_in_use * self._page_bytes,
+            reusable_bytes=max(0, pages - self._pages_in_use) * self._page_bytes,
             tail_bytes=self._tail_bytes(),
             disk_bytes=disk.f_bavail * disk.f_frsize,
             map_bytes=info["map_size"],
         )
 
+    def _count_pages(self, transaction: lmdb.Transaction[bytes]) -> None:
+        self._pages_in_use = 2
+        for stat in (transaction.stat(), *map(transaction.stat, self._databases.values())):
+            self._pages_in_use += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+
     def make_room(self, change: Change, settings: LogSettings) -> None:
         """Allocate what the change may take, and some more. Raises DiskFull where that much cannot be had."""
         sizes = [len(batch) for _, batch in (*change.batches, *change.rewritten)]
         needed = sum(size + 2 * self._page_bytes for size in sizes) + 64 * self._page_bytes
-        if self._tail_bytes() >= needed + settings.reserve_bytes:
+        ahead = self._ahead_bytes(settings)
+        if self._tail_bytes() >= needed + ahead // 2:
             return
-        self.allocate(needed + settings.reserve_bytes + settings.ahead_bytes)
+        self.allocate(needed + ahead)
         if self._tail_bytes() < needed and self.room().free_bytes < needed:
             raise DiskFull
+
+    def _ahead_bytes(self, settings: LogSettings) -> int:
+        """How much to allocate ahead: the reserve too, before somebody else fills the disk."""
+        disk = os.fstatvfs(self._file)
+        low = disk.f_bavail * disk.f_frsize < 4 * settings.reserve_bytes
+        return settings.ahead_bytes + (settings.reserve_bytes if low else 0)
 
     def _tail_bytes(self) -> int:
         pages = self._env.info()["last_pgno"] + 1
@@ -261,7 +310,7 @@ class LogEnvironment:
             if used + tail_bytes < size + MIB:
                 return
 
-    # -- the reader worker --------------------------------------------------------------------------------------------------------
+    # -- the reader worker --------------------------------------------------------------------------------------------
 
     def view(self) -> View:
         """A short read transaction, to be closed at once."""
@@ -281,7 +330,9 @@ class LogEnvironment:
 class View:
     """One read transaction. Nothing of it may be used after ``with``."""
 
-    def __init__(self, transaction: lmdb.Transaction[memoryview], databases: dict[bytes, lmdb._Database]):
+    def __init__(
+        self, transaction: lmdb.Transaction[memoryview], databases: dict[bytes, lmdb._Database]
+    ):
         self._transaction = transaction
         self._databases = databases
 

@@ -45,6 +45,7 @@ cdef class LogIndex:
     # The parts of the above; for this module alone.
     cdef void enter(self, uint64_t group, uint32_t value) noexcept
     cdef int grow_table(self) except -1
+    cdef int load_batch(self, const unsigned char[::1] batch, uint64_t place, bint bodies) except -1
     cdef int finish_group(self, Group* group) except -1
     cdef int report(self, kind, str message, uint64_t group=*, uint64_t first=*, uint64_t last=*) except -1
     cdef int report_run(self, const RunHeader* run, str message) except -1

@@ -88,6 +88,7 @@ from multiraft.log.schema import FINDINGS_MAX, Finding, FindingKind
 
 cdef enum:
     CARRIED_OFFSET = RUN_HEADER_BYTES + 12       # of the run within a REWRITE run: its header, a length, a sequence
+    NUMBERS_MISSING_MAX = 1 << 22
     POSITION_LAST = 0xFFFFFFFF      # of a rewritten hard state that is there for its commit index alone
     HARD_STATE_BYTES = 28
     BASE_BYTES_MIN = 40
@@ -211,13 +212,20 @@ cdef class LogIndex:
     # -- feeding ----------------------------------------------------------------------------------------------------------------
 
     def load_rewritten(self, uint64_t number, const unsigned char[::1] batch not None, bint bodies=False):
-        """One rewritten batch, in the order of their numbers."""
+        """One rewritten batch, in the order of their numbers. Numbers may be missing: such batches are deleted in any order."""
+        if number <= self.last_rewritten or number - self.last_rewritten > NUMBERS_MISSING_MAX:
+            self.report(FindingKind.DAMAGE, f"after rewritten batch {self.last_rewritten} comes {number}")
+            return
         self.last_rewritten = number
-        books_add(&self.books, REWRITTEN | number, max(<uint32_t>batch.shape[0], 1))
+        self.load_batch(batch, REWRITTEN | number, bodies)
+
+    cdef int load_batch(self, const unsigned char[::1] batch, uint64_t place, bint bodies) except -1:
+        books_add(&self.books, place, max(<uint32_t>batch.shape[0], 1))
         if batch.shape[0]:
-            self.scan(<const char*>&batch[0], batch.shape[0], REWRITTEN | number, bodies)
+            self.scan(<const char*>&batch[0], batch.shape[0], place, bodies)
         else:
-            self.report(FindingKind.DAMAGE, f"rewritten batch {number} is empty")
+            self.report(FindingKind.DAMAGE, f"batch {place & ~REWRITTEN} is empty")
+        return 0
 
     def settle(self):
         """All rewritten batches were loaded: put their runs in place, in the order in which they were first written."""
@@ -237,14 +245,12 @@ cdef class LogIndex:
         """One first-hand batch, in the order of their sequences."""
         if self.last_sequence and sequence != self.last_sequence + 1:
             self.report(
-                FindingKind.GAP, f"after batch {self.last_sequence} comes batch {sequence}: those between are missing"
+                FindingKind.GAP, f"after batch {self.last_sequence} comes batch {sequence}: what belongs between is missing"
             )
+            if sequence <= self.last_sequence or sequence - self.last_sequence > NUMBERS_MISSING_MAX:
+                return                           # no key that we wrote: what it holds has no place
         self.last_sequence = sequence
-        books_add(&self.books, sequence, max(<uint32_t>batch.shape[0], 1))
-        if batch.shape[0]:
-            self.scan(<const char*>&batch[0], batch.shape[0], sequence, bodies)
-        else:
-            self.report(FindingKind.DAMAGE, f"batch {sequence} is empty")
+        self.load_batch(batch, sequence, bodies)
 
     def finish(self):
         """Everything was loaded. What is still missing now is missing for good; from here on the index is strict."""

@@ -86,7 +86,7 @@ def _opened(path: str | Path) -> Iterator[tuple[LogDirectory, Superblock, LogEnv
         superblock = directory.superblock()
         if superblock is None:
             raise LogCorrupt(f"{path} is no log directory: it has no superblock")
-        environment = LogEnvironment(directory, LogSettings(), readonly=True)
+        environment = LogEnvironment(directory, LogSettings(), create=False, readonly=True)
         try:
             yield directory, superblock, environment
         finally:
@@ -100,7 +100,9 @@ def batches(path: str | Path) -> Iterator[BatchSummary]:
     with _opened(path) as (_, superblock, environment):
         for database in (REWRITTEN, BATCHES):
             for number, view in environment.scan(database):
-                yield _batch_summary(number, database == REWRITTEN, bytes(view), superblock.store_id)
+                yield _batch_summary(
+                    number, database == REWRITTEN, bytes(view), superblock.store_id
+                )
 
 
 def _batch_summary(number: int, rewritten: bool, data: bytes, store_id: StoreId) -> BatchSummary:
@@ -114,7 +116,9 @@ def _batch_summary(number: int, rewritten: bool, data: bytes, store_id: StoreId)
         fault = f"it says that it is batch {batch.sequence}"
     elif batch.store_id != store_id:
         fault = f"it was written by store {batch.store_id}"
-    return BatchSummary(number, rewritten, len(data), len(runs), len({run.group for run in runs}), fault)
+    return BatchSummary(
+        number, rewritten, len(data), len(runs), len({run.group for run in runs}), fault
+    )
 
 
 def runs(path: str | Path, group: int | None = None) -> Iterator[RunSummary]:
@@ -208,7 +212,9 @@ def entries(path: str | Path, group: int, first: int = 1) -> Iterator[tuple[int,
             at = decoded.first + len(decoded.entries)
 
 
-def _stored_run(environment: LogEnvironment, index: LogIndex, group: int, first: int) -> bytes | None:
+def _stored_run(
+    environment: LogEnvironment, index: LogIndex, group: int, first: int
+) -> bytes | None:
     pieces = find_runs(index, group, first, 0)
     if not pieces:
         return None
@@ -218,4 +224,4 @@ def _stored_run(environment: LogEnvironment, index: LogIndex, group: int, first:
         batch = view.get(REWRITTEN if rewritten else BATCHES, key)
         if batch is None:
             raise LogCorrupt(f"group {group}: {place_name(piece.place)} is gone")
-        return copy_run(batch, piece.offset, piece.bytes, piece.group, piece.first, piece.count)
+        return copy_run(batch, piece.offset, piece.bytes, piece.group, piece.first, piece.entries)

@@ -9,6 +9,7 @@ Invariant: when ``open_store`` returns, the store id and the raised boot count a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import lmdb
@@ -18,7 +19,7 @@ from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
 from multiraft.interfaces import Base, GroupLog, HardState, Membership, Pinned
 from multiraft.log.carrying import copy_run
 from multiraft.log.directory import LogDirectory, sync_directory
-from multiraft.log.environment import LogEnvironment, Room, wrapped
+from multiraft.log.environment import Change, DiskFull, LogEnvironment, Room, wrapped
 from multiraft.log.index import LogIndex
 from multiraft.log.lookup import group_facts, group_ids, pinned_stores, place_key, place_name
 from multiraft.log.schema import (
@@ -49,7 +50,7 @@ class Opened:
 def open_store(directory: LogDirectory, settings: LogSettings) -> Opened:
     """Open, check and take possession. Raises LogCorrupt, FormatUnsupported or WrongStore."""
     superblock = directory.superblock()
-    environment = LogEnvironment(directory, settings)
+    environment = LogEnvironment(directory, settings, create=superblock is None)
     try:
         boot_count = _boot_count(environment, superblock)
         if superblock is None:
@@ -59,8 +60,11 @@ def open_store(directory: LogDirectory, settings: LogSettings) -> Opened:
         refuse_damage(index.finish(), index.findings_count)
         groups = found_groups(environment, index, {})
         environment.set_boot(boot_count + 1, superblock.store_id)
-        environment.allocate(settings.reserve_bytes + settings.ahead_bytes)
-        return Opened(environment, index, groups, superblock.store_id, boot_count + 1, environment.room())
+        with suppress(DiskFull):
+            environment.make_room(Change(), settings)
+        return Opened(
+            environment, index, groups, superblock.store_id, boot_count + 1, environment.room()
+        )
     except BaseException:
         environment.close()
         raise
@@ -78,7 +82,9 @@ def _boot_count(environment: LogEnvironment, superblock: Superblock | None) -> i
             raise LogCorrupt("the boot record is gone")
         return 0
     if boot[1] != superblock.store_id:
-        raise WrongStore(f"the data file belongs to store {boot[1]}, the superblock to store {superblock.store_id}")
+        raise WrongStore(
+            f"the data file belongs to store {boot[1]}, the superblock to store {superblock.store_id}"
+        )
     return boot[0]
 
 
@@ -103,7 +109,9 @@ def refuse_damage(findings: Sequence[Finding], count: int) -> None:
             first, last = damage.get(finding.group, (finding.first, finding.last))
             damage[finding.group] = (min(first, finding.first), max(last, finding.last))
     shown = "; ".join(finding.message for finding in findings[:10])
-    message = f"the log cannot be opened: {shown}" + (f"; and {count - 10} more" if count > 10 else "")
+    message = f"the log cannot be opened: {shown}" + (
+        f"; and {count - 10} more" if count > 10 else ""
+    )
     kinds = {finding.kind for finding in findings}
     if FindingKind.STORE in kinds:
         raise WrongStore(message)
@@ -127,7 +135,9 @@ def found_groups(
                     batch = view.get(REWRITTEN if is_rewritten else BATCHES, key)
                 if batch is None:
                     raise LogCorrupt(f"group {piece.group}: {place_name(piece.place)} is gone")
-                return copy_run(batch, piece.offset, piece.bytes, piece.group, piece.first, piece.count)
+                return copy_run(
+                    batch, piece.offset, piece.bytes, piece.group, piece.first, piece.entries
+                )
 
             for group in group_ids(index):
                 facts = group_facts(index, group)

@@ -15,7 +15,14 @@ from multiraft.interfaces import GroupLog, Jobs, LogSpace, Pinned
 from multiraft.log.carrying import copy_run
 from multiraft.log.index import LogIndex
 from multiraft.log.loading import group_log, pinned_of, refuse_damage
-from multiraft.log.lookup import figures, find_runs, group_facts, group_ids, log_bytes, pinning_groups
+from multiraft.log.lookup import (
+    figures,
+    find_runs,
+    group_facts,
+    group_ids,
+    log_bytes,
+    pinning_groups,
+)
 from multiraft.log.moving import dropped, window
 from multiraft.log.reads import Fetched
 from multiraft.log.schema import GIB, Piece
@@ -59,7 +66,7 @@ class MemoryLogStore:
         refuse_damage(self._index.finish(), self._index.findings_count)
         self.synced_sequence = self._index.last_sequence
 
-    # -- the contract -------------------------------------------------------------------------------------------------------------
+    # -- the contract -------------------------------------------------------------------------------------------------
 
     def groups(self) -> Iterator[GroupLog]:
         facts = [group_facts(self._index, group) for group in group_ids(self._index)]
@@ -83,7 +90,10 @@ class MemoryLogStore:
     def fetch(self, group: GroupId, first: int, bytes_max: int, done: Fetched) -> None:
         def answer() -> None:
             try:
-                runs = [self._read(piece) for piece in find_runs(self._index, group, first, max(bytes_max, 0))]
+                runs = [
+                    self._read(piece)
+                    for piece in find_runs(self._index, group, first, max(bytes_max, 0))
+                ]
             except LogCorrupt as error:
                 done(None, error)
             else:
@@ -99,14 +109,16 @@ class MemoryLogStore:
 
     def space(self) -> LogSpace:
         used = log_bytes(self._index)
-        return LogSpace(used, max(0, self.capacity_bytes - used), self.reserve_bytes, self.capacity_bytes)
+        return LogSpace(
+            used, max(0, self.capacity_bytes - used), self.reserve_bytes, self.capacity_bytes
+        )
 
     def close(self) -> None:
         if not self._closed and self._failed is None:
             self.sync()
         self._closed = True
 
-    # -- the test's control -------------------------------------------------------------------------------------------------------
+    # -- the test's control -------------------------------------------------------------------------------------------
 
     def sync(self, sequence: int | None = None) -> None:
         """Everything up to ``sequence`` (all of it) is durable now, and the owner is told."""
@@ -133,7 +145,9 @@ class MemoryLogStore:
             capacity_bytes=self.capacity_bytes,
             reserve_bytes=self.reserve_bytes,
             boot_count=self.boot_count + 1,
-            batches={sequence: batch for sequence, batch in self._batches.items() if sequence <= through},
+            batches={
+                sequence: batch for sequence, batch in self._batches.items() if sequence <= through
+            },
         )
 
     def damage(self, sequence: int, offset: int, flip: int = 1) -> None:
@@ -147,7 +161,7 @@ class MemoryLogStore:
         """What is there, by sequence."""
         return self._batches
 
-    # -- inside -------------------------------------------------------------------------------------------------------------------
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _later(self, call: Callable[[], None]) -> None:
         if self._jobs is None:
@@ -161,7 +175,12 @@ class MemoryLogStore:
 
     def _read(self, piece: Piece) -> bytes:
         return copy_run(
-            self._batches[piece.place], piece.offset, piece.bytes, piece.group, piece.first, piece.count
+            self._batches[piece.place],
+            piece.offset,
+            piece.bytes,
+            piece.group,
+            piece.first,
+            piece.entries,
         )
 
     def _drop_dead(self) -> None:

@@ -39,6 +39,8 @@ cdef enum:
     PART_PINNED = -2        # and `group` is the node
     CARRIED_BYTES = 100     # what a run costs besides its own bytes when it is rewritten
     PAGE_BYTES = 4096
+    NUMBERS_SPAN_MAX = 4096
+    WINDOW_FACTOR = 16      # how far to look for what copying the oldest would set free, in transactions
 
 ENTRIES = PART_ENTRIES
 PINNED = PART_PINNED
@@ -49,23 +51,28 @@ COMMIT = SLOT_COMMIT
 
 
 def window(LogIndex index not None, uint64_t last, uint32_t batches_max, double share, uint64_t bytes_max):
-    """(sequence, batches): the longest stretch of oldest batches, none after ``last``, of which little enough is alive.
+    """(sequence, batches): through which batch to delete now, and how many could be deleted in the end.
 
-    At most ``bytes_max`` to copy, and at most ``share`` of what is deleted. (0, 0) where there is none.
+    The oldest batches, none after ``last``, of which at most ``share`` is alive are worth it; of those, as many as ``batches_max``
+    allows and as take at most ``bytes_max`` to copy are for now. (0, 0) where there is none.
     """
     cdef const Shelf* shelf = &index.books.direct
     cdef const Batch* batch
-    cdef uint64_t number = shelf.first, best = 0, bytes_ = 0, alive = 0
-    while number < shelf.next and number <= last and number - shelf.first < batches_max:
+    cdef uint64_t number = shelf.first, now = 0, worth = 0, bytes_ = 0, alive = 0
+    while number < shelf.next and number <= last and number - shelf.first < <uint64_t>batches_max * WINDOW_FACTOR:
         batch = &shelf.batches[shelf.start + (number - shelf.first)]
         bytes_ += batch.bytes
         alive += batch.live_bytes + batch.live * CARRIED_BYTES
-        if alive > bytes_max:
+        if share == 0.0 and alive:
             break
+        if alive <= bytes_max and number - shelf.first < batches_max:
+            now = number
         if alive <= share * bytes_:
-            best = number
+            worth = number
         number += 1
-    return best, best - shelf.first + 1 if best else 0
+    if worth == 0 or now == 0:
+        return 0, 0
+    return min(now, worth), worth - shelf.first + 1
 
 
 def stale_rewritten(LogIndex index not None, uint64_t through):
@@ -98,20 +105,23 @@ def rewritten_batches(LogIndex index not None):
 
 
 def sparse_rewritten(LogIndex index not None, uint64_t slack, uint64_t bytes_max):
-    """Numbers of rewritten batches worth merging: the oldest, once their pages take twice what is alive, and ``slack``."""
+    """Numbers of rewritten batches worth merging: the oldest, once all their pages take twice what is alive, and ``slack``.
+
+    Or once they span many numbers, most of them of batches that are gone: the shelf has a place for each.
+    """
     cdef const Shelf* shelf = &index.books.rewritten
-    cdef uint64_t at, pages = 0, taken = 0
-    for at in range(shelf.next - shelf.first):
+    cdef uint64_t at, pages = 0, taken = 0, span = shelf.next - shelf.first
+    for at in range(span):
         pages += (shelf.batches[shelf.start + at].bytes + PAGE_BYTES - 1) // PAGE_BYTES
-    if pages * PAGE_BYTES <= shelf.live_bytes * 2 + slack:
+    if pages * PAGE_BYTES <= shelf.live_bytes * 2 + slack and span <= NUMBERS_SPAN_MAX:
         return []
     found = []
     for number, _, _, cost in rewritten_batches(index):
         taken += cost
-        if taken > bytes_max:
+        if found and taken > bytes_max:
             break
         found.append(number)
-    return found if len(found) > 1 else []
+    return found if len(found) > 1 or span > NUMBERS_SPAN_MAX else []
 
 
 def live_runs(LogIndex index not None, uint64_t through, numbers):
@@ -124,7 +134,7 @@ def live_runs(LogIndex index not None, uint64_t through, numbers):
     found = []
     for at in range(index.groups_count):
         group = index.groups[at]
-        for which in range(SLOTS):
+        for which in range(<uint32_t>SLOTS):
             slot = &group.slots[which]
             if slot.place and goes(slot.place, through, moving):
                 found.append(LiveRun(which, group.id, slot.place, slot.offset, slot.bytes, 0, 1))
@@ -192,7 +202,7 @@ cdef int move_entries(LogIndex index, run, uint64_t place, uint32_t offset, uint
     item.place = place
     item.offset = offset
     item.bytes = size
-    if item.count != run.count:
+    if item.count != run.entries:
         books_stale(&index.books, place, since)
     return 0
 

@@ -30,6 +30,10 @@ Fetched = Callable[[list[bytes] | None, BaseException | None], None]
 class BatchMissing(Exception):
     """A batch that the index named is not in the database (any more)."""
 
+    def __init__(self, piece: Piece):
+        super().__init__(piece)
+        self.piece = piece
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -41,7 +45,9 @@ class Request:
     done: Fetched
 
 
-def read_pieces(environment: LogEnvironment, pieces: list[Piece], unsynced: Mapping[int, bytes]) -> list[bytes]:
+def read_pieces(
+    environment: LogEnvironment, pieces: list[Piece], unsynced: Mapping[int, bytes]
+) -> list[bytes]:
     """The runs, each checked. ``unsynced`` are batches that need not be on the disk yet, by sequence."""
     runs: list[bytes] = []
     try:
@@ -52,11 +58,17 @@ def read_pieces(environment: LogEnvironment, pieces: list[Piece], unsynced: Mapp
                     is_rewritten, key = place_key(piece.place)
                     batch = view.get(REWRITTEN if is_rewritten else BATCHES, key)
                 if batch is None:
-                    raise BatchMissing
-                runs.append(copy_run(batch, piece.offset, piece.bytes, piece.group, piece.first, piece.count))
+                    raise BatchMissing(piece)
+                runs.append(
+                    copy_run(
+                        batch, piece.offset, piece.bytes, piece.group, piece.first, piece.entries
+                    )
+                )
                 del batch
     except lmdb.Error as error:
-        raise wrapped(error, f"group {pieces[0].group}: entries from {pieces[0].first} cannot be read") from error
+        raise wrapped(
+            error, f"group {pieces[0].group}: entries from {pieces[0].first} cannot be read"
+        ) from error
     return runs
 
 
@@ -96,14 +108,20 @@ class Reads:
     def _start(self, request: Request) -> None:
         bytes_max = min(max(request.bytes_max, 0), FETCH_BYTES_MAX)
         pieces = find_runs(self._index, request.group, request.first, bytes_max)
-        memory = {piece.place: self._unsynced[piece.place] for piece in pieces if piece.place in self._unsynced}
+        memory = {
+            piece.place: self._unsynced[piece.place]
+            for piece in pieces
+            if piece.place in self._unsynced
+        }
         self.run(
             lambda: read_pieces(self._environment, pieces, memory) if pieces else [],
-            lambda runs, error: self._read(request, pieces, runs, error),
+            lambda runs, error: self._read(request, runs, error),
         )
 
     def run(
-        self, job: Callable[[], list[bytes]], done: Callable[[list[bytes] | None, BaseException | None], None]
+        self,
+        job: Callable[[], list[bytes]],
+        done: Callable[[list[bytes] | None, BaseException | None], None],
     ) -> None:
         """Run a job that reads; the map does not grow meanwhile."""
 
@@ -119,26 +137,27 @@ class Reads:
         self._jobs.submit(job, finished)
 
     def _read(
-        self, request: Request, pieces: list[Piece], runs: list[bytes] | None, error: BaseException | None
+        self, request: Request, runs: list[bytes] | None, error: BaseException | None
     ) -> None:
         if not isinstance(error, BatchMissing):
             request.done(runs, error)
         elif self._closed:
             request.done(None, Closed("the log store is closed"))
         elif self._writing():
-            self._waiting.append(request)        # what moved it will tell us
-        elif find_runs(self._index, request.group, request.first, request.bytes_max)[:1] == pieces[:1]:
-            request.done(None, self._gone(pieces))
+            self._waiting.append(request)  # what moved it will tell us
+        elif error.piece in find_runs(
+            self._index, request.group, error.piece.first, error.piece.bytes
+        ):
+            request.done(None, self._gone(error.piece))
         else:
             self.fetch(request)
 
     @staticmethod
-    def _gone(pieces: list[Piece]) -> LogCorrupt:
-        first, last = pieces[0].first, pieces[-1].first + pieces[-1].count - 1
-        names = ", ".join(sorted({place_name(piece.place) for piece in pieces})[:8])
+    def _gone(piece: Piece) -> LogCorrupt:
+        first, last = piece.first, piece.first + piece.entries - 1
         return LogCorrupt(
-            f"group {pieces[0].group}: entries {first} to {last} should be in {names}, and not all of it is there",
-            damage={pieces[0].group: (first, last)},
+            f"group {piece.group}: entries {first} to {last} should be in {place_name(piece.place)}, which is not there",
+            damage={piece.group: (first, last)},
         )
 
     def resume(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from multiraft.errors import ConfigError, FormatUnsupported, LogCorrupt
 from multiraft.ids import StoreId
@@ -65,7 +65,14 @@ class Superblock:
 
     def pack(self) -> bytes:
         body = _SUPERBLOCK.pack(
-            SUPERBLOCK_MAGIC, 1, 0, self.format_min, self.format_max, 0, self.store_id, self.created_ms
+            SUPERBLOCK_MAGIC,
+            1,
+            0,
+            self.format_min,
+            self.format_max,
+            0,
+            self.store_id,
+            self.created_ms,
         )
         return body + _CRC.pack(checksum(body))
 
@@ -78,12 +85,16 @@ class Superblock:
             raise LogCorrupt("the superblock is damaged: its checksum does not fit")
         magic, version, flags, low, high, zero, store_id, created_ms = _SUPERBLOCK.unpack(body)
         if magic != SUPERBLOCK_MAGIC or version != 1 or flags or zero:
-            raise FormatUnsupported(f"a superblock of magic {magic:#x}, version {version}: not of this version of multiraft")
+            raise FormatUnsupported(
+                f"a superblock of magic {magic:#x}, version {version}: not of this version of multiraft"
+            )
         if low > FORMAT_MAX or high < FORMAT_MIN:
             raise FormatUnsupported(
                 f"the log is in formats {low} to {high}; this version reads {FORMAT_MIN} to {FORMAT_MAX}"
             )
-        return cls(store_id=StoreId(store_id), created_ms=created_ms, format_min=low, format_max=high)
+        return cls(
+            store_id=StoreId(store_id), created_ms=created_ms, format_min=low, format_max=high
+        )
 
 
 def pack_boot(boot_count: int, store_id: StoreId) -> bytes:
@@ -93,7 +104,10 @@ def pack_boot(boot_count: int, store_id: StoreId) -> bytes:
 
 def unpack_boot(data: bytes) -> tuple[int, StoreId]:
     """(boot count, store id)."""
-    if len(data) != BOOT_BYTES or checksum(data[: _BOOT.size]) != _CRC.unpack(data[_BOOT.size :])[0]:
+    if (
+        len(data) != BOOT_BYTES
+        or checksum(data[: _BOOT.size]) != _CRC.unpack(data[_BOOT.size :])[0]
+    ):
         raise LogCorrupt("the boot record is damaged: its checksum does not fit")
     boot_count, _, store_id = _BOOT.unpack(data[: _BOOT.size])
     return boot_count, StoreId(store_id)
@@ -130,7 +144,7 @@ class Piece(NamedTuple):
     group: int
     kind: int
     first: int
-    count: int
+    entries: int
     term: int
 
 
@@ -177,23 +191,23 @@ class LiveRun(NamedTuple):
     offset: int
     bytes: int
     first: int
-    count: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
     """How a log store keeps its log. The defaults are durable; nothing here can make them less so but ``durability``."""
 
-    durability: Literal["full", "relaxed"] = "full"
-    """``relaxed`` does not sync: a power cut may lose or damage everything. For tests and caches only."""
-    verify: Literal["headers", "all"] = "headers"
-    """What open checks: headers and records always; ``all`` reads the entries too. They are checked on every read anyway."""
+    durability: str = "full"
+    """``full``, or ``relaxed``, which does not sync: a power cut may lose or damage everything. For tests and caches only."""
+    verify: str = "headers"
+    """What open checks: ``headers`` (and records); ``all`` reads the entries too. They are checked on every read anyway."""
     budget_bytes: int = 2 * GIB
     """Over this, ``pinning`` names the groups that keep the log from shrinking."""
     reserve_bytes: int = 64 * MIB
     """Below this much certain room ``space().scarce`` is true; votes and compaction live on it meanwhile."""
-    ahead_bytes: int = 128 * MIB
-    """So much of the file is allocated before it is needed, so that a commit does not meet a full disk."""
+    ahead_bytes: int = 64 * MIB
+    """So much of the file is allocated before it is needed, and the reserve too once the disk fills up: no commit meets it full."""
     map_bytes: int = 64 * GIB
     """Address space for the file. Grown when full; on Linux a large map costs nothing."""
     readers_max: int = 1024
@@ -211,7 +225,9 @@ class LogSettings:
         self._one_of("durability", self.durability, ("full", "relaxed"))
         self._one_of("verify", self.verify, ("headers", "all"))
         if not 0 <= self.rewrite_share <= 0.5:
-            raise ConfigError(f"rewrite_share is {self.rewrite_share}; it must lie between 0 and 0.5")
+            raise ConfigError(
+                f"rewrite_share is {self.rewrite_share}; it must lie between 0 and 0.5"
+            )
         if not 1 <= self.dead_batches_min <= self.dead_batches_max:
             raise ConfigError(
                 f"dead_batches_min is {self.dead_batches_min} and dead_batches_max {self.dead_batches_max}; "

@@ -26,7 +26,7 @@ from multiraft.log.compaction import Copied, Plan, account, copy_live, make_plan
 from multiraft.log.directory import LogDirectory, sync_directory, write_synced
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, MapFull, Room
 from multiraft.log.index import LogIndex
-from multiraft.log.loading import found_groups, load_index, open_store, pinned_of, refuse_damage
+from multiraft.log.loading import found_groups, open_store, pinned_of
 from multiraft.log.lookup import log_bytes, pinning_groups
 from multiraft.log.reads import Fetched, Reads, Request
 from multiraft.log.schema import SUPERBLOCK_FILE, LogSettings
@@ -57,7 +57,14 @@ class LmdbLogStore:
     ``writer`` and ``reader`` must be two, each with a thread of its own (or none at all, in tests).
     """
 
-    def __init__(self, directory: str | Path, *, writer: Jobs, reader: Jobs, settings: LogSettings | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        writer: Jobs,
+        reader: Jobs,
+        settings: LogSettings | None = None,
+    ):
         self.settings = settings if settings is not None else LogSettings()
         self.on_synced: Callable[[int], None] = _ignore
         self.on_failed: Callable[[StorageError], None] = _complain
@@ -81,6 +88,7 @@ class LmdbLogStore:
         self._unsynced: dict[int, bytes] = {}
         self._asked = False  # a job was submitted that has not looked into the queue yet
         self._writes = 0  # jobs whose news has not arrived
+        self._planned = False  # one of those jobs has a plan: what it moves is not in the index yet
         self._broken = False  # the log worker's own knowledge of a failure
         self._stuck = False  # the disk is full, and batches wait for room
         self._closed = False
@@ -97,17 +105,21 @@ class LmdbLogStore:
             quiet=self._reads_are_quiet,
         )
 
-    # -- what was found ---------------------------------------------------------------------------------------------------------
+    # -- what was found -----------------------------------------------------------------------------------------------
 
     def groups(self) -> Iterator[GroupLog]:
         """See ``interfaces.LogStore``. Before the first append this is what open found; later the present state."""
         found, self._found = self._found, None
-        return iter(found if found is not None else found_groups(self._environment, self._index, self._unsynced))
+        return iter(
+            found
+            if found is not None
+            else found_groups(self._environment, self._index, self._unsynced)
+        )
 
     def pinned(self) -> Mapping[NodeId, Pinned]:
         return pinned_of(self._index)
 
-    # -- writing: on the loop -----------------------------------------------------------------------------------------------------
+    # -- writing: on the loop -----------------------------------------------------------------------------------------
 
     def append(self, batch: bytes) -> None:
         """See ``interfaces.LogStore``. Raises InvariantViolation for a batch that contradicts the log, before it is written."""
@@ -119,7 +131,9 @@ class LmdbLogStore:
         try:
             self._index.append(sequence, batch)
         except InvariantViolation as error:
-            self._failed = SyncFailed(f"batch {sequence} was refused, so no later one can follow: {error}")
+            self._failed = SyncFailed(
+                f"batch {sequence} was refused, so no later one can follow: {error}"
+            )
             raise
         self._found = None
         self._unsynced[sequence] = batch
@@ -134,13 +148,20 @@ class LmdbLogStore:
         self._asked = True
         self._writes += 1
         plan = None
-        if self._writes == 1 and self.damage is None:
+        if not self._planned and self.damage is None:
             plan = make_plan(self._index, self.synced_sequence, self.settings)
-        self._writer.submit(lambda: self._write(plan), lambda written, error: self._written(plan, written, error))
+            self._planned = plan is not None
+        self._writer.submit(
+            lambda: self._write(plan), lambda written, error: self._written(plan, written, error)
+        )
 
-    def _written(self, plan: Plan | None, written: Written | None, error: BaseException | None) -> None:
+    def _written(
+        self, plan: Plan | None, written: Written | None, error: BaseException | None
+    ) -> None:
         """The news of one job."""
         self._writes -= 1
+        if plan is not None:
+            self._planned = False
         if written is None:
             self._fail(error)
             return
@@ -184,13 +205,15 @@ class LmdbLogStore:
         if isinstance(error, StorageError):
             self._failed = error
         else:
-            self._failed = SyncFailed(f"the log could not be written: {error!r}; nothing after it is durable")
+            self._failed = SyncFailed(
+                f"the log could not be written: {error!r}; nothing after it is durable"
+            )
             self._failed.__cause__ = error
         self._reads.paused = False
         self._reads.resume()
         self.on_failed(self._failed)
 
-    # -- writing: on the log worker -----------------------------------------------------------------------------------------------
+    # -- writing: on the log worker -----------------------------------------------------------------------------------
 
     def _write(self, plan: Plan | None) -> Written:
         self._asked = False  # before the queue is emptied: what comes after asks anew
@@ -201,7 +224,9 @@ class LmdbLogStore:
         try:
             return self._write_taken(plan)
         except BaseException:
-            self._broken = True  # a job that waits behind this one must not try what has failed again
+            self._broken = (
+                True  # a job that waits behind this one must not try what has failed again
+            )
             raise
 
     def _write_taken(self, plan: Plan | None) -> Written:
@@ -223,7 +248,9 @@ class LmdbLogStore:
             return Written(0, self._environment.room(), disk_full=True)
         sequence = self._taken[-1][0] if self._taken else 0
         self._taken = []
-        return Written(sequence, self._environment.room(), copied if plan is not None else None, damage=damage)
+        return Written(
+            sequence, self._environment.room(), copied if plan is not None else None, damage=damage
+        )
 
     def _commit(self, change: Change) -> None:
         self._environment.make_room(change, self.settings)
@@ -240,7 +267,7 @@ class LmdbLogStore:
         self._environment.grow()
         return self._write(None)
 
-    # -- reading ------------------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def fetch(self, group: GroupId, first: int, bytes_max: int, done: Fetched) -> None:
         """See ``interfaces.LogStore``. An empty list where there is nothing from ``first`` on: compacted, or not written yet.
@@ -249,7 +276,7 @@ class LmdbLogStore:
         """
         self._reads.fetch(Request(group, first, bytes_max, done))
 
-    # -- room -----------------------------------------------------------------------------------------------------------------------
+    # -- room ---------------------------------------------------------------------------------------------------------
 
     def pinning(self, bytes_over: int) -> Sequence[GroupId]:
         """See ``interfaces.LogStore``; 0 asks for as much as the log is over its budget. Looks at every group when over."""
@@ -261,12 +288,16 @@ class LmdbLogStore:
     def space(self) -> LogSpace:
         """See ``interfaces.LogStore``. Where room was scarce, this also has somebody look whether it still is."""
         room = self._room
-        space = LogSpace(room.used_bytes, room.free_bytes, self.settings.reserve_bytes, room.map_bytes)
+        space = LogSpace(
+            room.used_bytes, room.free_bytes, self.settings.reserve_bytes, room.map_bytes
+        )
         if (space.scarce or self._stuck) and self._writes == 0 and not self._closed:
             self._ask()
         return space
 
-    def compact_copy(self, target: str | Path, done: Callable[[BaseException | None], None]) -> None:
+    def compact_copy(
+        self, target: str | Path, done: Callable[[BaseException | None], None]
+    ) -> None:
         """Write a compacted copy of the log into ``target``, a directory that is new or empty, while service goes on.
 
         It has the same store id: it is to take this log's place, never to be opened beside it. It holds what is durable when
@@ -278,11 +309,13 @@ class LmdbLogStore:
         target.mkdir(parents=True, exist_ok=True)
         self._environment.copy(str(target))
         sync_directory(target)
-        write_synced(target / SUPERBLOCK_FILE, (self._directory.path / SUPERBLOCK_FILE).read_bytes())
+        write_synced(
+            target / SUPERBLOCK_FILE, (self._directory.path / SUPERBLOCK_FILE).read_bytes()
+        )
         sync_directory(target.parent)
         return []
 
-    # -- the end --------------------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """See ``interfaces.LogStore``. Blocks until what is queued is on the disk."""
@@ -294,7 +327,10 @@ class LmdbLogStore:
         self._alone = True
         if self._failed is None and (self._unsynced or self._queue):
             self._writes += 1
-            self._writer.submit(lambda: self._write(None), lambda written, error: self._written(None, written, error))
+            self._writer.submit(
+                lambda: self._write(None),
+                lambda written, error: self._written(None, written, error),
+            )
         self._writer.close()
         self._environment.close()
         self._directory.close()

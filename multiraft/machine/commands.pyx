@@ -239,13 +239,17 @@ def encode_batch(
     return out
 
 
+cdef tuple parts_of(object item, str what):
+    """(kind, key, operand) of a condition or an operation given as a tuple; the operand is None where there is none."""
+    cdef tuple parts
+    if not isinstance(item, tuple) or not 2 <= len(<tuple>item) <= 3 or not isinstance((<tuple>item)[0], int):
+        raise InvalidCommand(f"not {what}: {item!r}")
+    parts = <tuple>item
+    return parts[0], parts[1], parts[2] if len(parts) == 3 else None
+
+
 cdef tuple checked_condition(object item, Py_ssize_t value_bytes_max):
-    cdef int kind
-    try:
-        kind, key = item[0], item[1]
-        operand = item[2] if len(item) > 2 else None
-    except (TypeError, LookupError) as error:
-        raise InvalidCommand(f"not a condition: {item!r}") from error
+    kind, key, operand = parts_of(item, "a condition")
     key_size(key)
     if kind == CONDITION_VALUE:
         operand = plain(operand)
@@ -259,12 +263,7 @@ cdef tuple checked_condition(object item, Py_ssize_t value_bytes_max):
 
 
 cdef tuple checked_operation(object item, Py_ssize_t value_bytes_max):
-    cdef int kind
-    try:
-        kind, key = item[0], item[1]
-        operand = item[2] if kind != OPERATION_DELETE else None
-    except (TypeError, LookupError) as error:
-        raise InvalidCommand(f"not an operation: {item!r}") from error
+    kind, key, operand = parts_of(item, "an operation")
     if kind == OPERATION_PUT:
         key_size(key)
         operand = plain(operand)

@@ -21,7 +21,7 @@ from multiraft.machine.descriptors import ShardDescriptor, ShardRecord, decode_r
 from multiraft.machine.flush import drop_shard, flush_memtable, read_record, write_records
 from multiraft.machine.options import StoreOptions
 from multiraft.machine.pages import open_record, require_absent
-from multiraft.machine.scans import PAGE_BYTES_MAX, ScanPage, Scans, StateHash
+from multiraft.machine.scans import PAGE_BYTES_MAX, ScanPage, Scans, StateHash, accepted_flushes
 from multiraft.machine.shards import COLD, ApplyStop, Cold, Shard, ShardTable
 from multiraft.machine.transfers import Transfers
 from multiraft.machine.tree import Reader, StateSpace, Transaction, Tree
@@ -293,24 +293,39 @@ class KeyValueStore:
             done(answers, None)
             return
 
+        wanted = [keys[at] for at in missing]
+        accepted = accepted_flushes(self.table.shard(group))
+
         def finished(found: list[Value | None] | None, error: BaseException | None) -> None:
-            if found is not None:
+            if error is not None:
+                done(None, error)
+            elif found is None:
+                self.read_cold(group, keys, done)
+            else:
                 for at, answer in zip(missing, found, strict=True):
                     answers[at] = answer
-            done(None if error else answers, error)
+                done(answers, None)
 
-        wanted = [keys[at] for at in missing]
         self._reader_jobs.submit(
-            lambda: self._tree.read(lambda transaction: self._read(transaction, group, wanted)),
+            lambda: self._tree.read(
+                lambda transaction: self._read(transaction, group, wanted, accepted)
+            ),
             self._reporting(finished),
         )
 
     def _read(
-        self, transaction: Transaction, group: int, keys: Sequence[bytes]
-    ) -> list[Value | None]:
-        """On the reader thread: keys that memory knew nothing of when they were asked for."""
-        if read_record(self._tree, transaction, group) is None:
+        self,
+        transaction: Transaction,
+        group: int,
+        keys: Sequence[bytes],
+        accepted: tuple[int, ...],
+    ) -> list[Value | None] | None:
+        """On the reader thread: keys that memory knew nothing of when they were asked for. None: the tree moved on."""
+        state = read_record(self._tree, transaction, group)
+        if state is None:
             raise ShardMoved(f"shard {group} is not on this node")
+        if state.flushes not in accepted:
+            return None
         cursor = transaction.cursor(self._tree.data)
         found: list[Value | None] = []
         for key in keys:

@@ -16,7 +16,7 @@ from multiraft.interfaces import Jobs
 from multiraft.machine.flush import read_record
 from multiraft.machine.memtable import Memtable
 from multiraft.machine.pages import Overlay, merge_page, overlay
-from multiraft.machine.shards import COLD, Cold, ShardTable
+from multiraft.machine.shards import COLD, Cold, Shard, ShardTable
 from multiraft.machine.tree import Moved, Reader, Transaction, Tree
 
 BOUND_BYTES_MAX = 511
@@ -90,7 +90,7 @@ class Scans:
         """One page now, or COLD where that has to be left to a reader thread."""
         if stretch.end and stretch.start >= stretch.end:
             return ScanPage([], None)
-        if self._table.cold:
+        if self._table.cold or self._table.shard(stretch.group).replacing:
             return COLD
         over = self._overlay(stretch)
         if over is COLD:
@@ -113,7 +113,7 @@ class Scans:
                 lambda _, error: self.page_cold(stretch, done) if error is None else done(None, error),
             )
             return
-        accepted = self._accepted(stretch.group)
+        accepted = accepted_flushes(self._table.shard(stretch.group))
 
         def finished(page: ScanPage | None, error: BaseException | None) -> None:
             if error is None and page is None:
@@ -128,7 +128,7 @@ class Scans:
         shard = self._table.shard(group)
         if before is None or before.index != shard.applied_index:
             before = StateHash(group, shard.applied_index)
-        if before.resume is None or self._table.order_step(group, ORDER_NODES):
+        if before.resume is None or shard.replacing or self._table.order_step(group, ORDER_NODES):
             return before
         end = shard.descriptor.end
         start = max(before.resume, shard.descriptor.start)
@@ -156,13 +156,6 @@ class Scans:
             stretch.reverse,
         )
 
-    def _accepted(self, group: int) -> tuple[int, ...]:
-        """The states of the tree that what memory knows may be laid over: before and after the flush of ``frozen``."""
-        shard = self._table.shard(group)
-        if shard.frozen_record is None:
-            return (shard.flushes,)
-        return (shard.flushes, shard.frozen_record.flushes)
-
     def _order(self, group: int) -> None:
         """On a reader thread: bring a shard's memtables into order, letting the loop in after every few."""
         while self._table.order_step(group, ORDER_NODES):
@@ -183,6 +176,13 @@ class Scans:
 
         page: ScanPage | None = self._tree.read(job)
         return page
+
+
+def accepted_flushes(shard: Shard) -> tuple[int, ...]:
+    """The states of the tree that what memory knows may be laid over: before and after the flush of ``frozen``."""
+    if shard.frozen_record is None:
+        return (shard.flushes,)
+    return (shard.flushes, shard.frozen_record.flushes)
 
 
 def merge(over: Overlay, cursor: Any, stretch: Stretch) -> ScanPage:

@@ -33,6 +33,7 @@ cdef class Shard:
     cdef readonly uint64_t generation       # rises when memtables are withdrawn: flushes of an older one are void
     cdef public bint flushing               # a flush of `frozen` is queued or running
     cdef public bint installing             # a snapshot is being installed
+    cdef public bint replacing              # ... and may be in the tree already: what memory knows does not fit over it
     cdef public bint wanted                 # somebody asked for a flush
     cdef public bint scanned                # somebody scanned the active memtable: the next one keeps its order from the start
     cdef public int64_t dirty_since_ns      # when `due` first saw something unflushed; 0 where there is nothing

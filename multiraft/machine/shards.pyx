@@ -13,7 +13,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from multiraft._core cimport FAULT_KIND, FAULT_VERSION, RUN_ENTRIES, Chunk, chunk_new, chunk_take
+from multiraft._core cimport FAULT_KIND, FAULT_VERSION, RUN_ENTRIES, chunk_take
 from multiraft.machine.commands cimport (
     CONDITION_ABSENT, CONDITION_PRESENT, CONDITION_REVISION, KEY_BYTES_MAX, OPERATION_DELETE, OPERATION_DELETE_RANGE,
     OPERATION_PUT, command_open, next_condition, next_operation,
@@ -60,6 +60,8 @@ cdef class Shard:
 
     def describe(self, descriptor):
         """Take over another descriptor: range, epochs, revision base."""
+        if type(descriptor.start) is not bytes or type(descriptor.end) is not bytes:
+            raise InvariantViolation("the ends of a shard must be bytes")
         self.descriptor = descriptor
         self.start = descriptor.start
         self.end = descriptor.end
@@ -226,7 +228,7 @@ cdef class ShardTable:
         """Entries of one run, as far as limits and memory allow; `skip` moves past them. Returns how many."""
         cdef const char* at = run.entries
         cdef const char* end = run.entries + run.bytes
-        cdef size_t before = shard.active.bytes
+        cdef size_t before
         cdef uint32_t size, position
         cdef uint64_t index = run.first + run.skip
         cdef int applied = 0
@@ -237,24 +239,23 @@ cdef class ShardTable:
             at += 4 + <size_t>size
         if index > shard.applied_index + 1:
             raise InvariantViolation(f"shard {shard.group}: entry {index} would be applied after {shard.applied_index}")
-        try:
-            while run.skip < run.count and applied < entries_max and bytes_left[0] > 0 and not self.is_full(shard):
-                memcpy(&size, at, 4)
-                if <size_t>(end - at) < 4 + <size_t>size:
-                    raise InvariantViolation(f"shard {shard.group}: the run of entry {index} is shorter than it says")
-                # What the tree knew already at start is passed over: replay may begin below the applied index.
-                if index > shard.applied_index:
-                    if size and not self.apply_entry(shard, at + 4, size, index, results):
-                        break
-                    shard.applied_index = index
-                    shard.applied_term = run.term
-                at += 4 + <size_t>size
-                bytes_left[0] -= size
-                index += 1
-                run.skip += 1
-                applied += 1
-        finally:
-            self.bytes += shard.active.bytes - before
+        while run.skip < run.count and applied < entries_max and bytes_left[0] > 0 and not self.is_full(shard):
+            memcpy(&size, at, 4)
+            if <size_t>(end - at) < 4 + <size_t>size:
+                raise InvariantViolation(f"shard {shard.group}: the run of entry {index} is shorter than it says")
+            # What the tree knew already at start is passed over: replay may begin below the applied index.
+            if index > shard.applied_index:
+                before = shard.active.bytes
+                if size and not self.apply_entry(shard, at + 4, size, index, results):
+                    break
+                self.bytes += shard.active.bytes - before
+                shard.applied_index = index
+                shard.applied_term = run.term
+            at += 4 + <size_t>size
+            bytes_left[0] -= size
+            index += 1
+            run.skip += 1
+            applied += 1
         return applied
 
     cdef int apply_entry(self, Shard shard, const char* data, uint32_t size, uint64_t index, dict results) except -1:
@@ -404,7 +405,7 @@ cdef class ShardTable:
             return node.revision, PyBytes_FromStringAndSize(node.value, node.value_bytes)
         if known == KNOWN_GONE:
             return None
-        if memory_only:
+        if memory_only or shard.replacing:
             return COLD
         try:
             record = self.reader.get(key)
@@ -523,7 +524,7 @@ cdef class ShardTable:
         shard.active = Memtable.__new__(Memtable, self.seed)
         shard.frozen = None
         shard.frozen_record = None
-        shard.flushing = shard.installing = shard.wanted = False
+        shard.flushing = shard.installing = shard.replacing = shard.wanted = False
         shard.dirty_since_ns = 0
         shard.membership = record.membership
         shard.sessions = record.sessions
@@ -560,33 +561,6 @@ cdef int raise_outside(Shard shard, bytes key) except -1:
     raise ShardMoved(f"key {key!r} lies outside of shard {shard.group}", epoch=shard.range_epoch)
 
 
-def committed(items):
-    """Committed runs from (group, first, term, kind, payloads): the door for tests, tools and replays by hand."""
-    cdef CommittedRuns runs = CommittedRuns()
-    cdef CommittedRun* run
-    cdef Chunk* chunk
-    cdef bytes body
-    for group, first, term, kind, payloads in items:
-        body = b"".join([len(payload).to_bytes(4, "little") + payload for payload in payloads])
-        chunk = chunk_new(len(body))
-        memcpy(chunk.data, PyBytes_AS_STRING(body), len(body))
-        chunk.size = len(body)
-        run = runs.add()
-        run.group = group
-        run.first = first
-        run.term = term
-        run.kind = kind
-        run.count = len(payloads)
-        run.bytes = <uint32_t>len(body)
-        run.skip = 0
-        run.result_base = 0
-        run.entries = chunk.data
-        run.chunk = chunk
-    if runs.results is None:
-        runs.results = {}
-    return runs
-
-
 def take_entries(CommittedRuns runs not None, Py_ssize_t entries_max):
     """(group, first, term, kind, payloads) of the next item, or of its next so many entries; None at the end.
 
@@ -610,17 +584,3 @@ def take_entries(CommittedRuns runs not None, Py_ssize_t entries_max):
     if run.skip == run.count:
         runs.done += 1
     return run.group, first, run.term, run.kind, payloads
-
-
-def results_of(CommittedRuns runs not None):
-    """[(group, index, result)] of what was applied, as its callers get them: for tests and tools."""
-    cdef Py_ssize_t i
-    cdef uint32_t position
-    cdef CommittedRun* run
-    cdef list found = []
-    for i in range(runs.count):
-        run = &runs.items[i]
-        for position in range(run.skip):
-            index = run.first + position
-            found.append((run.group, index, runs.results.get((run.group, index), run.result_base + index)))
-    return found

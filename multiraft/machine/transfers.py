@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from multiraft.errors import InvariantViolation, ShardMoved
+from multiraft.errors import Overloaded, ShardMoved
 from multiraft.interfaces import Jobs, SnapshotRecord
 from multiraft.machine.chunks import pack_chunk
 from multiraft.machine.descriptors import ShardRecord
@@ -96,10 +96,11 @@ class Transfers:
         False: it is not newer than what is applied here, and was ignored. An error: nothing has changed.
         """
         shard = self._table.shard(group)
-        if shard.installing:
-            raise InvariantViolation(f"shard {group} is installing a snapshot already")
         if record.base.index <= shard.applied_index:
             done(False, None)
+            return
+        if shard.installing:
+            done(None, Overloaded(f"shard {group} is installing a snapshot already"))
             return
         shard.installing = True
 
@@ -129,6 +130,7 @@ class Transfers:
                 return
         # Two more than now: over any flush that is queued, and over any state that a page may be laid over.
         state = info.record(flushes=shard.flushes + 2)
+        shard.replacing = True
 
         def written(_: object, error: BaseException | None) -> None:
             if error is None and group in self._table.shards:
@@ -145,5 +147,5 @@ class Transfers:
     ) -> None:
         shard = self._table.shards.get(group)
         if shard is not None:
-            shard.installing = False
+            shard.installing = shard.replacing = False
         done(installed, error)

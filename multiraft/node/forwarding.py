@@ -67,7 +67,9 @@ def decode_refusal(body: bytes) -> MultiRaftError:
         facts = msgpack.unpackb(body, strict_map_key=True, max_str_len=65536, max_bin_len=65536)
         name, message = str(facts["error"]), str(facts["message"])
         if name == "PreconditionFailed":
-            return PreconditionFailed(message, key=bytes(facts["key"]), revision=int(facts["revision"]))
+            return PreconditionFailed(
+                message, key=bytes(facts["key"]), revision=int(facts["revision"])
+            )
     except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
         raise PeerProtocolError(f"a refusal that cannot be read: {error}") from error
     if name in _BY_NAME:
@@ -78,7 +80,9 @@ def decode_refusal(body: bytes) -> MultiRaftError:
 class Forwarding:
     """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
 
-    def __init__(self, multi: MultiRaft, node: int, clock_ns: Callable[[], int], timeout_ns: int) -> None:
+    def __init__(
+        self, multi: MultiRaft, node: int, clock_ns: Callable[[], int], timeout_ns: int
+    ) -> None:
         self._multi = multi
         self._node = node
         self._clock_ns = clock_ns
@@ -103,7 +107,12 @@ class Forwarding:
             self.waiters.end(call, error)
             return
         leader = self._multi.leader_node(call.group)
-        if isinstance(error, NotLeader) and leader is not None and leader != self._node and self.linked(leader):
+        if (
+            isinstance(error, NotLeader)
+            and leader is not None
+            and leader != self._node
+            and self.linked(leader)
+        ):
             self._send(call, leader)
         elif self._parked_count >= PARKED_MAX:
             self.waiters.end(call, Overloaded(f"{PARKED_MAX} calls wait for a leader"))
@@ -114,11 +123,13 @@ class Forwarding:
     def _send(self, call: Call, node: int) -> None:
         if type(call.payload) is not bytes:
             body = msgpack.packb(call.payload)
-            flags = int(MessageFlag.FLAG_TRANSFER)      # several entries for one call
+            flags = int(MessageFlag.FLAG_TRANSFER)  # several entries for one call
         else:
             body, flags = call.payload, 0
         context = next(self._contexts)
-        self._multi.post(node, MessageKind.MSG_FORWARD, group=call.group, context=context, body=body, flags=flags)
+        self._multi.post(
+            node, MessageKind.MSG_FORWARD, group=call.group, context=context, body=body, flags=flags
+        )
         call.forwarded_to = node
         self._away[context] = call
         self.forwarded += 1
@@ -142,7 +153,10 @@ class Forwarding:
                 if self.waiters.given_up(call):
                     continue
                 if call.deadline_ns <= now_ns:
-                    self.waiters.end(call, DeadlineExceeded("the time was up while no leader could take the command"))
+                    self.waiters.end(
+                        call,
+                        DeadlineExceeded("the time was up while no leader could take the command"),
+                    )
                 else:
                     kept.append(call)
             self._parked_count -= len(calls) - len(kept)
@@ -153,17 +167,24 @@ class Forwarding:
         for context, call in list(self._away.items()):
             if call.deadline_ns <= now_ns:
                 del self._away[context]
-                self.waiters.end(call, DeadlineExceeded("the time was up while another node had the command"))
+                self.waiters.end(
+                    call, DeadlineExceeded("the time was up while another node had the command")
+                )
 
     def link_down(self, node: int) -> None:
         """The link is gone: what was on its way there may have happened."""
         for context, call in list(self._away.items()):
             if call.forwarded_to == node:
                 del self._away[context]
-                self.waiters.end(call, LinkLost(f"the link to node {node} broke before its answer came"))
+                self.waiters.end(
+                    call, LinkLost(f"the link to node {node} broke before its answer came")
+                )
 
     def close(self, error: MultiRaftError) -> None:
-        for call in [*self._away.values(), *(call for calls in self._parked.values() for call in calls)]:
+        for call in [
+            *self._away.values(),
+            *(call for calls in self._parked.values() for call in calls),
+        ]:
             self.waiters.end(call, error)
         self._away.clear()
         self._parked.clear()
@@ -179,18 +200,38 @@ class Forwarding:
                 payload = msgpack.unpackb(body, use_list=True)
             except (ValueError, msgpack.UnpackException) as error:
                 raise PeerProtocolError(f"a forwarded call that cannot be read: {error}") from error
-            if not isinstance(payload, list) or not all(isinstance(one, bytes) for one in payload) or not payload:
+            if (
+                not isinstance(payload, list)
+                or not all(isinstance(one, bytes) for one in payload)
+                or not payload
+            ):
                 raise PeerProtocolError("a forwarded call that is no list of commands")
         self.waiters.submit_for(node, context, group, payload, self._clock_ns() + self._timeout_ns)
 
     def answer(self, call: Call, value: object) -> None:
         """What became of another node's call goes back to it."""
         if isinstance(value, int):
-            self._multi.post(call.origin, MessageKind.MSG_FORWARD_ACK, context=call.context, index=value, term=call.term)
+            self._multi.post(
+                call.origin,
+                MessageKind.MSG_FORWARD_ACK,
+                context=call.context,
+                index=value,
+                term=call.term,
+            )
         else:
-            error = value if isinstance(value, BaseException) else InvalidCommand("the answer cannot be sent to another node")
+            error = (
+                value
+                if isinstance(value, BaseException)
+                else InvalidCommand("the answer cannot be sent to another node")
+            )
             body = encode_refusal(error)
-            self._multi.post(call.origin, MessageKind.MSG_FORWARD_ACK, context=call.context, flags=REJECT, body=body)
+            self._multi.post(
+                call.origin,
+                MessageKind.MSG_FORWARD_ACK,
+                context=call.context,
+                flags=REJECT,
+                body=body,
+            )
         self.kick()
 
     def answered(self, node: int, context: int, index: int, flags: int, body: bytes) -> None:

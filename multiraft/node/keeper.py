@@ -70,7 +70,11 @@ class Keeper:
         self._frozen.add(group)
         self._store.freeze(group)
         self._multi.record_commit(group)
-        self.after_sync(lambda: self._store.flush(group, lambda index, error: self._flushed(group, index, error)))
+        self.after_sync(
+            lambda: self._store.flush(
+                group, lambda index, error: self._flushed(group, index, error)
+            )
+        )
 
     def after_sync(self, act: Callable[[], None]) -> None:
         """Call ``act`` once everything that is in the log's next batch, and all before it, is synced."""
@@ -92,7 +96,7 @@ class Keeper:
         self._frozen.discard(group)
         if isinstance(error, NoSpace):
             logger.warning("group %d is not flushed: %s", group, error, extra={"group": group})
-            return                               # nothing happened; it stays due and is tried with a later tick
+            return  # nothing happened; it stays due and is tried with a later tick
         if error is not None:
             self._failed(error)
             return

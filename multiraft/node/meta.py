@@ -60,7 +60,9 @@ class ShardRecord:
     def membership(self) -> Membership:
         """The membership that the group begins with: all of them voters."""
         members = sorted(self.replicas)
-        return Membership(tuple(Member(replica, node, int(MemberFlag.MEMBER_VOTER)) for replica, node in members))
+        return Membership(
+            tuple(Member(replica, node, int(MemberFlag.MEMBER_VOTER)) for replica, node in members)
+        )
 
     def replica_on(self, node: NodeId) -> ReplicaId | None:
         return next((replica for replica, host in self.replicas if host == node), None)
@@ -86,14 +88,18 @@ def initial_shards(config: Config) -> Iterator[ShardRecord]:
     prefix, end = space_prefix(DEFAULT_SPACE), space_prefix(DEFAULT_SPACE + 1)
     if config.hashed:
         count = config.shard_count
-        starts = [prefix + _SPACE.pack(SLOTS * at // count) if at else prefix for at in range(count)]
+        starts = [
+            prefix + _SPACE.pack(SLOTS * at // count) if at else prefix for at in range(count)
+        ]
     else:
         starts = [prefix, *(prefix + border for border in config.borders)]
     nodes = config.voters
     for at, start in enumerate(starts):
         turned = [*nodes[at % len(nodes) :], *nodes[: at % len(nodes)]]
         replicas = tuple((ReplicaId(nodes.index(node) + 1), node) for node in turned)
-        yield ShardRecord(GroupId(at + 1), start, starts[at + 1] if at + 1 < len(starts) else end, replicas)
+        yield ShardRecord(
+            GroupId(at + 1), start, starts[at + 1] if at + 1 < len(starts) else end, replicas
+        )
 
 
 def initial_records(config: Config, cluster_id: ClusterId) -> list[tuple[bytes, bytes]]:
@@ -140,7 +146,9 @@ def _unpack(value: bytes) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise LogCorrupt("a record of group 0 is no map")
     if given.get("v") != 1:
-        raise FormatUnsupported(f"a record of group 0 has version {given.get('v')!r}; this version reads 1")
+        raise FormatUnsupported(
+            f"a record of group 0 has version {given.get('v')!r}; this version reads 1"
+        )
     return given
 
 
@@ -149,12 +157,17 @@ def decode_cluster(value: bytes) -> ClusterRecord:
     given = _unpack(value)
     try:
         record = ClusterRecord(
-            ClusterId(given["cluster_id"]), given["config_digest"], bool(given["hashed"]), given["feature_level"]
+            ClusterId(given["cluster_id"]),
+            given["config_digest"],
+            bool(given["hashed"]),
+            given["feature_level"],
         )
     except KeyError as error:
         raise LogCorrupt(f"the cluster's record lacks {error}") from error
     if record.feature_level > FEATURE_LEVEL:
-        raise FormatUnsupported(f"the cluster uses feature level {record.feature_level}; this version has {FEATURE_LEVEL}")
+        raise FormatUnsupported(
+            f"the cluster uses feature level {record.feature_level}; this version has {FEATURE_LEVEL}"
+        )
     return record
 
 

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-
+from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,13 +35,14 @@ from multiraft.node.peers import Peers
 from multiraft.node.placing import Placing
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
+from multiraft.node.snapshots import Snapshots
 from multiraft.node.status import NodeStatus, node_status
 from multiraft.node.store import Store
 from multiraft.node.turn import Turn
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
 from multiraft.transport.transport import LoopTransport
-from multiraft.worker import Worker
+from multiraft.worker import Worker, aside
 
 logger = logging.getLogger("multiraft.node")
 
@@ -84,6 +85,7 @@ class Node:
         self._tick_due = 0.0
         self.loop_gap_ns_max = 0
         self._waiting_ready: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- life -----------------------------------------------------------------------------------------------------------------
 
@@ -92,7 +94,10 @@ class Node:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.aclose()
 
@@ -113,7 +118,8 @@ class Node:
         config = self.config
         directory = Path(config.data_dir)
         self.clock = BootClock()
-        await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+        for one in (directory, directory / "snapshots", directory / "incoming"):
+            one.mkdir(parents=True, exist_ok=True)
         self.log = await self._open_log(directory)
         self.machine = await self._open_machine(directory)
         seed = config.seed if config.seed is not None else random.SystemRandom().getrandbits(48)
@@ -124,6 +130,7 @@ class Node:
             boot_count=self.log.boot_count,
             seed=seed,
         )
+        self._files = self._worker("files")
         self.peers = Peers(config, self.log.pinned(), self.multi.record_pinned)
         self.transport = LoopTransport(
             config.node_id,
@@ -131,7 +138,7 @@ class Node:
             generator=random.Random(seed),
             tls=config.tls,
             insecure=config.insecure,
-            jobs=self._worker("files"),
+            jobs=self._files,
             directory=str(directory / "incoming"),
         )
         self._wire()
@@ -156,15 +163,19 @@ class Node:
             reserve_bytes=self.config.reserve_bytes,
         )
         writer, reader = self._worker("log"), self._worker("log-reader")
-        return await asyncio.to_thread(
-            LmdbLogStore, directory / "log", writer=writer, reader=reader, settings=settings
+        return await aside(
+            lambda: LmdbLogStore(directory / "log", writer=writer, reader=reader, settings=settings)
         )
 
     async def _open_machine(self, directory: Path) -> KeyValueStore:
         options = StoreOptions.of(self.config, store_id=self.log.store_id)
-        flusher, reader, files = self._worker("state"), self._worker("state-reader"), self._worker("snapshots")
-        return await asyncio.to_thread(
-            KeyValueStore.open, directory / "state", options, flusher, reader, files
+        flusher, reader, files = (
+            self._worker("state"),
+            self._worker("state-reader"),
+            self._worker("snapshots"),
+        )
+        return await aside(
+            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files)
         )
 
     def _worker(self, name: str) -> Worker:
@@ -208,23 +219,13 @@ class Node:
             answered=self.forwarding.answer,
             kick=self.turn.kick,
         )
-        self.reads = Reads(self.multi, self.waker, self.turn.kick, retry_ns=config.election_ms * 1_000_000)
+        self.reads = Reads(
+            self.multi, self.waker, self.turn.kick, retry_ns=config.election_ms * 1_000_000
+        )
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
         self.forwarding.linked = self.peers.linked
-        self.keeper = Keeper(
-            multi=self.multi,
-            log=self.log,
-            store=self.machine,
-            kick=self.turn.kick,
-            unblock=self.turn.unblock,
-            failed=self.failed,
-            log_budget_bytes=config.log_budget_bytes,
-            tail_bytes_max=config.tail_bytes_max,
-        )
-        self.placing = Placing(
-            config, self.multi, self.log, self.machine, self.routing, self._learned, self.keeper.after_sync
-        )
+        self._wire_keeping()
         self.store = Store(
             config=config,
             multi=self.multi,
@@ -239,6 +240,42 @@ class Node:
         self.log.on_failed = self.failed
         self.machine.on_failed = self.failed
 
+    def _wire_keeping(self) -> None:
+        """Make what flushes and compacts, moves snapshots, and knows which replicas live here."""
+        config = self.config
+        self.keeper = Keeper(
+            multi=self.multi,
+            log=self.log,
+            store=self.machine,
+            kick=self.turn.kick,
+            unblock=self.turn.unblock,
+            failed=self.failed,
+            log_budget_bytes=config.log_budget_bytes,
+            tail_bytes_max=config.tail_bytes_max,
+        )
+        self.transfers = Snapshots(
+            directory=Path(config.data_dir) / "snapshots",
+            multi=self.multi,
+            machine=self.machine,
+            waiters=self.waiters,
+            transport=self.transport,
+            jobs=self._files,
+            after_sync=self.keeper.after_sync,
+            spawn=self._spawn,
+            kick=self.turn.kick,
+            failed=self.failed,
+        )
+        self.placing = Placing(
+            config,
+            self.multi,
+            self.log,
+            self.machine,
+            self.routing,
+            self._learned,
+            self.keeper.after_sync,
+            self.transfers.resume,
+        )
+
     async def ready(self, timeout: float | None = None) -> None:
         """Wait until this node knows every shard and a leader for each. Raises TimeoutError, or what ended the node."""
         async with asyncio.timeout(timeout):
@@ -252,7 +289,9 @@ class Node:
     def _is_ready(self) -> bool:
         if self.placing.map is None:
             return False
-        return all(self.multi.leader_node(shard.group) is not None for shard in self.placing.map.shards)
+        return all(
+            self.multi.leader_node(shard.group) is not None for shard in self.placing.map.shards
+        )
 
     async def closed(self) -> None:
         """Wait until the node has ended. Raises what ended it, if it was not ``aclose``."""
@@ -270,7 +309,11 @@ class Node:
 
     async def _hand_over(self) -> None:
         """Give every leadership here to a member that can take it, within one election timeout."""
-        others = [node for node in self.config.voters if node != self.config.node_id and self.peers.linked(node)]
+        others = [
+            node
+            for node in self.config.voters
+            if node != self.config.node_id and self.peers.linked(node)
+        ]
         if not others:
             return
         until = self._loop.time() + self.config.election_ms / 1000
@@ -295,13 +338,17 @@ class Node:
             self.store.close()
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "transport"):
             await self.transport.close()
-        for part in ("log", "machine"):
-            if hasattr(self, part):
-                await asyncio.to_thread(getattr(self, part).close)
-        for worker in self._workers:
-            await asyncio.to_thread(worker.close)
+        if hasattr(self, "log"):
+            await aside(self.log.close)
+        for worker in self._workers:             # a flush or a read that is under way needs the state's environment
+            await aside(worker.close)
+        if hasattr(self, "machine"):
+            self.machine.close()
         if not self._ended.done():
             self._ended.set_result(None)
         self._wake_waiting()
@@ -311,6 +358,18 @@ class Node:
         self.forwarding.close(reason)
         self.reads.close(reason)
         self.waker.drain()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task that ends with the node; what it raises ends the node."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.failed(error)
+
+        task.add_done_callback(ended)
 
     # -- ticks ------------------------------------------------------------------------------------------------------------------
 
@@ -342,7 +401,9 @@ class Node:
             self.turn.kick()
 
     def _propose_map(self, group: GroupId, command: bytes) -> None:
-        ticket = self.waiters.submit(group, command, self.turn.now() + round(self.config.timeout_s * 1e9))
+        ticket = self.waiters.submit(
+            group, command, self.turn.now() + round(self.config.timeout_s * 1e9)
+        )
 
         def done(ticket: Ticket[int]) -> None:
             self.placing.refresh()
@@ -374,11 +435,10 @@ class Node:
         self.placing.refresh()
 
     def snapshots(self, offered: list[Any], wanted: list[Any]) -> None:
-        """Snapshots come with the transport of files; until a replica needs one it is asked for again and again."""
-        for group, *_ in offered:
-            self.multi.snapshot_failed(group)
-        for group, peer, _node in wanted:
-            self.multi.replica(group).report_snapshot(peer, False)
+        for offer in offered:
+            self.transfers.offered(*offer)
+        for one in wanted:
+            self.transfers.wanted(*one)
 
     def turned(self) -> None:
         self.keeper.turned()
@@ -389,7 +449,9 @@ class Node:
             return
         self._failure = error
         self.turn.stop()
-        logger.critical("node %d ends: %s", self.config.node_id, error, extra={"node": self.config.node_id})
+        logger.critical(
+            "node %d ends: %s", self.config.node_id, error, extra={"node": self.config.node_id}
+        )
         if isinstance(error, MultiRaftError):
             self._answer_all(error)
         self._closing_task = self._loop.create_task(self._release(error))
@@ -447,10 +509,16 @@ class Node:
         self.turn.kick()
 
     def link_refused(self, node: NodeId, error: MultiRaftError) -> None:
-        logger.warning("node %d: no link to node %d: %s", self.config.node_id, node, error, extra={"node": node})
+        logger.warning(
+            "node %d: no link to node %d: %s",
+            self.config.node_id,
+            node,
+            error,
+            extra={"node": node},
+        )
 
     def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
-        Path(path).unlink(missing_ok=True)
+        self.transfers.arrived(node, transfer, path, meta)
 
     # -- looking --------------------------------------------------------------------------------------------------------------------
 

@@ -34,11 +34,15 @@ class Peer:
 class Peers:
     """All other nodes. ``record`` puts a PINNED record into the next batch."""
 
-    def __init__(self, config: Config, pinned: Mapping[NodeId, Pinned], record: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, config: Config, pinned: Mapping[NodeId, Pinned], record: Callable[[bytes], None]
+    ) -> None:
         self._config = config
         self._record = record
         self._peers = {
-            node: Peer(one.store_id, one.boot_count, one.sequence, written=(one.boot_count, one.sequence))
+            node: Peer(
+                one.store_id, one.boot_count, one.sequence, written=(one.boot_count, one.sequence)
+            )
             for node, one in pinned.items()
         }
         self.cluster_id = ClusterId(0)
@@ -66,13 +70,20 @@ class Peers:
         if hello.cluster_id and self.cluster_id and hello.cluster_id != self.cluster_id:
             raise WrongCluster(f"node {hello.node} belongs to another cluster than this node")
         if hello.config_digest != self._config.digest():
-            raise PeerProtocolError(f"node {hello.node} was started with another configuration (nodes, shards or borders)")
+            raise PeerProtocolError(
+                f"node {hello.node} was started with another configuration (nodes, shards or borders)"
+            )
         peer = self._peers.get(hello.node)
         if peer is None:
             peer = self._peers[hello.node] = Peer(hello.store_id, 0, 0)
         elif peer.store_id != hello.store_id:
-            raise WrongStore(f"node {hello.node} has another data directory than before: it was wiped or swapped")
-        elif (hello.boot_count, hello.sequence) < (peer.boot_count, 0) or hello.sequence < peer.sequence:
+            raise WrongStore(
+                f"node {hello.node} has another data directory than before: it was wiped or swapped"
+            )
+        elif (hello.boot_count, hello.sequence) < (
+            peer.boot_count,
+            0,
+        ) or hello.sequence < peer.sequence:
             raise WrongStore(
                 f"node {hello.node} came back at batch {hello.sequence} of boot {hello.boot_count}, but it had batch "
                 f"{peer.sequence} of boot {peer.boot_count}: an older copy of its data directory"

@@ -28,6 +28,7 @@ from multiraft.node.meta import (
     space_prefix,
 )
 from multiraft.node.routing import Routing
+from multiraft.node.snapshots import check_base
 from multiraft.raft import MultiRaft
 from multiraft.records import decode_membership, encode_membership
 
@@ -49,6 +50,7 @@ class Placing:
         routing: Routing,
         learned: Callable[[ShardMap], None],
         after_sync: Callable[[Callable[[], None]], None],
+        restored: Callable[[GroupLog, int], None],
     ) -> None:
         self._config = config
         self._multi = multi
@@ -56,6 +58,7 @@ class Placing:
         self._routing = routing
         self._learned = learned
         self._after_sync = after_sync
+        self._restored = restored
         self._found: dict[GroupId, GroupLog] = {}
         self._flushed = {shard.group: shard for shard in machine.shards()}
         self._bootstrapping = False
@@ -105,7 +108,10 @@ class Placing:
         self.map = shard_map
         self._routing.set(shard_map)
         for shard in shard_map.shards:
-            if shard.replica_on(self._config.node_id) is not None and shard.group not in self._multi:
+            if (
+                shard.replica_on(self._config.node_id) is not None
+                and shard.group not in self._multi
+            ):
                 if shard.group in self._found:
                     self._restore(shard)
                 else:
@@ -139,6 +145,8 @@ class Placing:
         if flushed is not None:
             membership = decode_membership(flushed.membership)
             applied_index = flushed.applied_index
+            if group_log.pending is None:
+                check_base(shard.group, group_log.base.index, applied_index)
         elif group_log.base.index == 0:
             membership, applied_index = group_log.base.membership, 0
             self._begin_state(shard)
@@ -148,6 +156,7 @@ class Placing:
                 damage={shard.group: (1, group_log.base.index)},
             )
         self._multi.restore(group_log, membership=membership, applied_index=applied_index)
+        self._restored(group_log, applied_index)
         if len(membership.members) == 1:
             self._multi.replica(shard.group).campaign()
 

@@ -40,7 +40,9 @@ class Round:
 class Reads:
     """All waiting reads of a node. ``retry_ns`` is how long a round may stay unanswered before it is asked anew."""
 
-    def __init__(self, multi: MultiRaft, waker: Waker, kick: Callable[[], None], retry_ns: int) -> None:
+    def __init__(
+        self, multi: MultiRaft, waker: Waker, kick: Callable[[], None], retry_ns: int
+    ) -> None:
         self._multi = multi
         self._waker = waker
         self.kick = kick
@@ -55,7 +57,9 @@ class Reads:
         held += sum(len(one.reads) for one in self._rounds.values())
         return held + sum(len(reads) for waits in self._applying.values() for _, reads in waits)
 
-    def submit(self, group: int, run: Callable[[Ticket[Any]], None], deadline_ns: int) -> Ticket[Any]:
+    def submit(
+        self, group: int, run: Callable[[Ticket[Any]], None], deadline_ns: int
+    ) -> Ticket[Any]:
         """A ticket that ``run`` settles once this replica is known to be as new as the call."""
         read = Read(self._waker.ticket(), run, deadline_ns)
         self._gathering.setdefault(group, []).append(read)
@@ -135,7 +139,9 @@ class Reads:
         if read.deadline_ns > now_ns:
             return False
         # A read changes nothing, but its deadline is reported as every other: the caller handles one kind of timeout.
-        self._waker.fail(read.ticket, DeadlineExceeded("the time was up before the read could be confirmed"))
+        self._waker.fail(
+            read.ticket, DeadlineExceeded("the time was up before the read could be confirmed")
+        )
         return True
 
     def _serve(self, reads: list[Read]) -> None:

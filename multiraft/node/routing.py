@@ -26,11 +26,16 @@ class Routing:
         self.hashed = shard_map.cluster.hashed
         self.shards = shard_map.shards
         prefix = space_prefix(self.space)
-        routes = [(shard.start if shard.start > prefix else b"", shard.group, shard.range_epoch) for shard in self.shards]
+        routes = [
+            (shard.start if shard.start > prefix else b"", shard.group, shard.range_epoch)
+            for shard in self.shards
+        ]
         self._table = RouteTable(routes)
 
     def physical(self, key: bytes) -> bytes:
         """The key as it stands on the disk. Raises InvalidCommand or TooLarge."""
+        if not isinstance(key, bytes) or not key:
+            raise InvalidCommand(f"a key is bytes, one at least, and not {key!r:.50}")
         return physical_key(self.space, key, self.hashed)
 
     def find(self, physical: bytes) -> tuple[int, int]:
@@ -42,7 +47,9 @@ class Routing:
     def physical_range(self, start: bytes, end: bytes) -> tuple[bytes, bytes]:
         """The physical keys of a range of keys that are in order. Raises InvalidCommand."""
         if self.hashed:
-            raise InvalidCommand("keys of a hash space are in no order: a range of them cannot be deleted at once")
+            raise InvalidCommand(
+                "keys of a hash space are in no order: a range of them cannot be deleted at once"
+            )
         if not isinstance(start, bytes) or not isinstance(end, bytes) or (end and start >= end):
             raise InvalidCommand("a range of keys begins before it ends")
         if max(len(start), len(end)) > KEY_BYTES_MAX:

@@ -85,5 +85,9 @@ def node_status(node: Node) -> NodeStatus:
         log_used_bytes=space.used_bytes,
         log_map_bytes=space.map_bytes,
         log_free_bytes=space.free_bytes,
-        links={node_id: node.peers.linked(node_id) for node_id in node.config.voters if node_id != node.config.node_id},
+        links={
+            node_id: node.peers.linked(node_id)
+            for node_id in node.config.voters
+            if node_id != node.config.node_id
+        },
     )

@@ -16,10 +16,12 @@ from typing import Any
 
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import BatchError, Closed, InvalidCommand, MultiRaftError
+from multiraft.errors import BatchError, Closed, InvalidCommand, InvariantViolation, MultiRaftError
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.kv import COLD, KeyValueStore
+from multiraft.machine.scans import ScanPage
+from multiraft.machine.shards import Cold
 from multiraft.node.operations import (
     Absent,
     Condition,
@@ -34,8 +36,7 @@ from multiraft.node.operations import (
 )
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
-from multiraft.machine.scans import ScanPage
-from multiraft.node.scanning import PAGE_BYTES, PageOf, scan_shards
+from multiraft.node.scanning import PAGE_BYTES, PagesOf, Range, scan_shards
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft
 
@@ -75,7 +76,9 @@ class Store:
 
     # -- writes -----------------------------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, value: bytes, *, timeout: float | None = None, nowait: bool = False) -> Ticket[int]:
+    def put(
+        self, key: bytes, value: bytes, *, timeout: float | None = None, nowait: bool = False
+    ) -> Ticket[int]:
         """Write one key; the revision. Raises InvalidCommand or TooLarge at once."""
         routing = self._routing
         physical = routing.physical(key)
@@ -83,7 +86,9 @@ class Store:
         command = commands.encode_put(routing.space, epoch, physical, value, self._value_bytes_max)
         return self._waiters.submit(group, command, self._deadline(timeout), nowait)
 
-    def delete(self, key: bytes, *, timeout: float | None = None, nowait: bool = False) -> Ticket[int]:
+    def delete(
+        self, key: bytes, *, timeout: float | None = None, nowait: bool = False
+    ) -> Ticket[int]:
         """Delete one key, whether it is there or not; the revision."""
         physical = self._routing.physical(key)
         group, epoch = self._routing.find(physical)
@@ -106,10 +111,18 @@ class Store:
             shards.setdefault(place, []).append((physical, value))
             places.append(place)
         encoded = [
-            (place, commands.encode_put_many(self._routing.space, place[1], pairs, self._value_bytes_max))
+            (
+                place,
+                commands.encode_put_many(
+                    self._routing.space, place[1], pairs, self._value_bytes_max
+                ),
+            )
             for place, pairs in shards.items()
         ]
-        tickets = {place: self._waiters.submit(place[0], command, deadline_ns, nowait) for place, command in encoded}
+        tickets = {
+            place: self._waiters.submit(place[0], command, deadline_ns, nowait)
+            for place, command in encoded
+        }
         outcomes: dict[tuple[int, int], int | MultiRaftError] = {}
         for place, ticket in tickets.items():
             try:
@@ -120,18 +133,23 @@ class Store:
         failed = [one for one in outcomes.values() if isinstance(one, MultiRaftError)]
         if failed:
             raise BatchError(
-                f"{len(failed)} of {len(outcomes)} shards did not take their part: {failed[0]}", outcomes=answers
+                f"{len(failed)} of {len(outcomes)} shards did not take their part: {failed[0]}",
+                outcomes=answers,
             ) from failed[0]
         return answers  # type: ignore[return-value]
 
-    def delete_range(self, start: bytes, end: bytes, *, timeout: float | None = None) -> Ticket[int]:
+    def delete_range(
+        self, start: bytes, end: bytes, *, timeout: float | None = None
+    ) -> Ticket[int]:
         """Delete every key from ``start`` up to, not including, ``end``, within one shard; the revision.
 
         Raises InvalidCommand in a hash space, where keys are in no order, and for a range over two shards.
         """
         physical_start, physical_end = self._routing.physical_range(start, end)
         group, epoch = self._routing.find_range(physical_start, physical_end)
-        command = commands.encode_delete_range(self._routing.space, epoch, physical_start, physical_end)
+        command = commands.encode_delete_range(
+            self._routing.space, epoch, physical_start, physical_end
+        )
         return self._waiters.submit(group, command, self._deadline(timeout))
 
     def compare_and_set(
@@ -149,7 +167,9 @@ class Store:
         """
         if (expected is None) == (revision is None):
             raise InvalidCommand("compare_and_set takes either expected= or revision=")
-        condition: Condition = RevisionIs(key, revision) if revision is not None else ValueIs(key, expected or b"")
+        condition: Condition = (
+            RevisionIs(key, revision) if revision is not None else ValueIs(key, expected or b"")
+        )
         return self.batch([Put(key, value)], conditions=[condition], timeout=timeout)
 
     def batch(
@@ -165,7 +185,12 @@ class Store:
         """
         steps = [self._operation(one) for one in operations]
         wanted = [self._condition(one) for one in conditions]
-        ends = [key for step in steps for key in step[1:] if step[0] == OperationKind.OPERATION_DELETE_RANGE]
+        ends = [
+            key
+            for step in steps
+            for key in step[1:]
+            if step[0] == OperationKind.OPERATION_DELETE_RANGE
+        ]
         keys = [step[1] for step in steps] + [one[1] for one in wanted]
         if not keys:
             raise InvalidCommand("an empty batch")
@@ -173,9 +198,13 @@ class Store:
         if ends:
             places.add(self._routing.find_range(min(ends), max(ends)))
         if len(places) > 1:
-            raise InvalidCommand("the keys of a batch lie in two shards; a batch is atomic within one only")
+            raise InvalidCommand(
+                "the keys of a batch lie in two shards; a batch is atomic within one only"
+            )
         group, epoch = places.pop()
-        command = commands.encode_batch(self._routing.space, epoch, steps, wanted, self._value_bytes_max)
+        command = commands.encode_batch(
+            self._routing.space, epoch, steps, wanted, self._value_bytes_max
+        )
         return self._waiters.submit(group, command, self._deadline(timeout))
 
     def _operation(self, operation: Operation) -> tuple[Any, ...]:
@@ -185,7 +214,9 @@ class Store:
         if isinstance(operation, Delete):
             return OperationKind.OPERATION_DELETE, physical(operation.key)
         if isinstance(operation, DeleteRange):
-            return OperationKind.OPERATION_DELETE_RANGE, *self._routing.physical_range(operation.start, operation.end)
+            return OperationKind.OPERATION_DELETE_RANGE, *self._routing.physical_range(
+                operation.start, operation.end
+            )
         raise InvalidCommand(f"not an operation: {operation!r}")
 
     def _condition(self, condition: Condition) -> tuple[Any, ...]:
@@ -204,7 +235,9 @@ class Store:
 
     # -- reads --------------------------------------------------------------------------------------------------------------
 
-    def get(self, key: bytes, *, timeout: float | None = None, stale: bool = False) -> Ticket[bytes | None]:
+    def get(
+        self, key: bytes, *, timeout: float | None = None, stale: bool = False
+    ) -> Ticket[bytes | None]:
         """The value, or None. Linearizable; with ``stale`` whatever this node has applied, at once."""
         physical = self._routing.physical(key)
         group, _epoch = self._routing.find(physical)
@@ -214,19 +247,28 @@ class Store:
                 return self._waker.answered(None if found is None else found[1])
         return self._read(group, physical, _value_of, timeout, stale)
 
-    def get_entry(self, key: bytes, *, timeout: float | None = None, stale: bool = False) -> Ticket[Entry | None]:
+    def get_entry(
+        self, key: bytes, *, timeout: float | None = None, stale: bool = False
+    ) -> Ticket[Entry | None]:
         """The value with the revision that wrote it, or None."""
         physical = self._routing.physical(key)
         group, _epoch = self._routing.find(physical)
         return self._read(group, physical, _entry_of, timeout, stale)
 
     def _read(
-        self, group: int, physical: bytes, shape: Callable[[Any], Any], timeout: float | None, stale: bool
+        self,
+        group: int,
+        physical: bytes,
+        shape: Callable[[Any], Any],
+        timeout: float | None,
+        stale: bool,
     ) -> Ticket[Any]:
         def run(ticket: Ticket[Any]) -> None:
             found = self._machine.get(group, physical)
             if found is COLD:
-                self._machine.read_cold(group, [physical], self._late(ticket, lambda answers: shape(answers[0])))
+                self._machine.read_cold(
+                    group, [physical], self._late(ticket, lambda answers: shape(answers[0]))
+                )
             else:
                 self._waker.settle(ticket, shape(found))
 
@@ -243,7 +285,9 @@ class Store:
         run(ticket)
         return ticket
 
-    def _late(self, ticket: Ticket[Any], shape: Callable[[Any], Any]) -> Callable[[Any, BaseException | None], None]:
+    def _late(
+        self, ticket: Ticket[Any], shape: Callable[[Any], Any]
+    ) -> Callable[[Any, BaseException | None], None]:
         """What a read on another thread calls when it is done."""
 
         def done(answer: Any, error: BaseException | None) -> None:
@@ -286,28 +330,57 @@ class Store:
         left = limit
         if left is not None and left <= 0:
             return
-        async for pair in scan_shards(self._routing, self._page_of(stale, timeout), low, high, reverse=reverse, limit=limit):
+        async for pair in scan_shards(
+            self._routing, self._pages_of(stale, timeout), low, high, reverse=reverse, limit=limit
+        ):
             yield pair
             if left is not None:
                 left -= 1
                 if left == 0:
                     return
 
-    def _page_of(self, stale: bool, timeout: float | None) -> PageOf:
-        """A function that reads one page of a group, confirmed."""
+    def _pages_of(self, stale: bool, timeout: float | None) -> PagesOf:
+        """A function that reads pages of a group, all of them under one confirmation."""
 
-        def page_of(group: int, start: bytes, end: bytes, keys_max: int, reverse: bool) -> Ticket[ScanPage]:
+        def pages_of(
+            group: int, ranges: Sequence[Range], keys_max: int, reverse: bool
+        ) -> Ticket[list[ScanPage]]:
             def run(ticket: Ticket[Any]) -> None:
-                page = self._machine.scan_page(group, start, end, keys_max, PAGE_BYTES, reverse)
-                if page is COLD:
-                    done = self._late(ticket, lambda page: page)
-                    self._machine.scan_cold(group, start, end, keys_max, PAGE_BYTES, reverse, done=done)
-                else:
-                    self._waker.settle(ticket, page)
+                self._read_pages(ticket, group, list(ranges), keys_max, reverse, [])
 
             return self._confirmed(group, run, timeout, stale)
 
-        return page_of
+        return pages_of
+
+    def _read_pages(
+        self,
+        ticket: Ticket[Any],
+        group: int,
+        ranges: list[Range],
+        keys_max: int,
+        reverse: bool,
+        pages: list[ScanPage],
+    ) -> None:
+        """Read page after page into ``pages``; from the first that is cold, go on when the reader thread has it."""
+        for start, end in ranges[len(pages) :]:
+            page = self._machine.scan_page(group, start, end, keys_max, PAGE_BYTES, reverse)
+            if isinstance(page, Cold):
+
+                def done(page: ScanPage | None, error: BaseException | None) -> None:
+                    if error is not None or page is None:
+                        self._waker.fail(
+                            ticket, error or InvariantViolation("a page came to nothing")
+                        )
+                        self._reads.kick()
+                        return
+                    pages.append(page)
+                    self._read_pages(ticket, group, ranges, keys_max, reverse, pages)
+                    self._reads.kick()
+
+                self._machine.scan_cold(group, start, end, keys_max, PAGE_BYTES, reverse, done=done)
+                return
+            pages.append(page)
+        self._waker.settle(ticket, pages)
 
     def close(self) -> None:
         """Refuse every call from here on; the node does this."""
@@ -326,5 +399,3 @@ def _after_prefix(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix``; b"" where there is none."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b""
-
-

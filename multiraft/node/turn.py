@@ -46,7 +46,11 @@ class TurnEvents(Protocol):
 
     def meta_applied(self) -> None: ...
 
-    def snapshots(self, offered: list[tuple[int, int, int, int, int, bytes]], wanted: list[tuple[int, int, int]]) -> None: ...
+    def snapshots(
+        self,
+        offered: list[tuple[int, int, int, int, int, bytes]],
+        wanted: list[tuple[int, int, int]],
+    ) -> None: ...
 
     def turned(self) -> None: ...
 
@@ -169,7 +173,9 @@ class Turn:
         finally:
             self._running = False
         self.counters.turns += 1
-        self.counters.turn_ns_max = max(self.counters.turn_ns_max, self._clock.now_ns() - started_ns)
+        self.counters.turn_ns_max = max(
+            self.counters.turn_ns_max, self._clock.now_ns() - started_ns
+        )
         if more or self._multi.pending():
             self.kick()
 
@@ -221,7 +227,9 @@ class Turn:
                 self._events.failed(error)
                 return
             if error is not None:
-                logger.warning("reading the log failed: %s", error, extra={"group": group, "first": first})
+                logger.warning(
+                    "reading the log failed: %s", error, extra={"group": group, "first": first}
+                )
             if not self._stopped:
                 self._multi.fetched(group, peer, runs)
                 self.kick()
@@ -243,7 +251,7 @@ class Turn:
             if runs.done == len(runs):
                 self._backlog.popleft()
             elif entries == 0 and not self._apply_change(runs):
-                self._blocked = True        # go on when a flush is done, or with the next tick
+                self._blocked = True  # go on when a flush is done, or with the next tick
                 break
             if self._clock.now_ns() >= until_ns:
                 break

@@ -28,29 +28,30 @@ cdef struct TailRun:
 
 
 cdef struct Log:
-    uint64_t base_index     # everything at and below it is gone from the log; moved by compaction and snapshots
-    uint64_t base_term
+    TermSpan newest         # nearly every question about a term is about this one; 0, 0 while the log is empty
     uint64_t last_index     # the newest entry, wherever it is
     uint64_t sealed_index   # entries up to here were put into a batch; above it they are in the arena, under this term
     uint64_t stable_index   # entries up to here are synced on this node
     uint64_t commit_index   # never falls
     uint64_t applying_index # handed out to be applied
     uint64_t applied_index  # applied; never falls but by a restart
+    TailRun* tail           # tail[tail_start : tail_start + tail_count], adjacent, up to sealed_index
+    uint32_t tail_start
+    uint32_t tail_count
+    uint32_t tail_capacity
     uint32_t generation     # rises when entries that were handed out are cut: a sync that was asked before says nothing then
     uint32_t arena_count    # proposals in the arena ...
     uint32_t arena_bytes    # ... and what they take as entries of runs
     uint32_t arena_head     # offsets into the engine's arena; meaningless while arena_count is 0
     uint32_t arena_tail
+    uint64_t base_index     # everything at and below it is gone from the log; moved by compaction and snapshots
+    uint64_t base_term
+    TermSpan* terms         # the older spans, ascending; the first of all spans begins right after base_index
     uint32_t terms_count
     uint32_t terms_capacity
-    uint32_t tail_start     # the tail is tail[tail_start : tail_start + tail_count], adjacent, up to sealed_index
-    uint32_t tail_count
-    uint32_t tail_capacity
+    uint64_t* changes       # indexes above applied_index of entries that change the membership, ascending
     uint32_t changes_count
     uint32_t changes_capacity
-    TermSpan* terms         # ascending; the first begins right after base_index, unless the log is empty
-    TailRun* tail
-    uint64_t* changes       # indexes above applied_index of entries that change the membership, ascending
 
 
 cdef void log_init(Log* log, uint64_t base_index, uint64_t base_term) noexcept
@@ -58,8 +59,8 @@ cdef void log_free(Log* log) noexcept
 
 # The term of the entry at `index`; 0 where the log does not know it (compacted away, or beyond its end). Index 0 has term 0.
 cdef inline uint64_t log_term(const Log* log, uint64_t index) noexcept nogil:        # hot
-    if log.terms_count and log.terms[log.terms_count - 1].first <= index <= log.last_index:
-        return log.terms[log.terms_count - 1].term       # of the newest stretch, which nearly every question is about
+    if log.newest.first <= index <= log.last_index and log.newest.first:
+        return log.newest.term
     return log_older_term(log, index)
 
 cdef uint64_t log_older_term(const Log* log, uint64_t index) noexcept nogil

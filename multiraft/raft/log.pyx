@@ -41,12 +41,11 @@ cdef void log_free(Log* log) noexcept:
 
 
 cdef uint64_t log_older_term(const Log* log, uint64_t index) noexcept nogil:
-    cdef int64_t low = 0, high, middle
+    cdef int64_t low = 0, high = <int64_t>log.terms_count - 1, middle
     if index == log.base_index:
         return log.base_term
-    if index < log.base_index or index > log.last_index or log.terms_count == 0:
+    if index < log.base_index or index > log.last_index or high < 0:
         return 0
-    high = <int64_t>log.terms_count - 1
     while low < high:
         middle = (low + high + 1) >> 1
         if log.terms[middle].first <= index:
@@ -58,32 +57,45 @@ cdef uint64_t log_older_term(const Log* log, uint64_t index) noexcept nogil:
 
 cdef uint64_t log_conflict_by_term(const Log* log, uint64_t index, uint64_t term) noexcept nogil:
     cdef int64_t at = <int64_t>log.terms_count - 1
+    cdef TermSpan span = log.newest
     if index > log.last_index:
         return index
-    while at >= 0 and (log.terms[at].first > index or log.terms[at].term > term):
-        if log.terms[at].first <= index:
-            index = log.terms[at].first - 1
+    while span.first and (span.first > index or span.term > term):
+        if span.first <= index:
+            index = span.first - 1
+        if at < 0:
+            break
+        span = log.terms[at]
         at -= 1
     return index if index > log.base_index else log.base_index
 
 
 cdef int log_note_term(Log* log, uint64_t first, uint64_t term) except -1:
     cdef void* grown
-    if log.terms_count:
-        if log.terms[log.terms_count - 1].term == term:
-            return 0
-        if log.terms[log.terms_count - 1].term > term:
-            raise InvariantViolation(f"a log whose newest term is {log.terms[log.terms_count - 1].term} got term {term}")
-    if log.terms_count == log.terms_capacity:
-        grown = realloc(log.terms, (log.terms_capacity * 2 + 2) * sizeof(TermSpan))
-        if grown == NULL:
-            raise MemoryError
-        log.terms = <TermSpan*>grown
-        log.terms_capacity = log.terms_capacity * 2 + 2
-    log.terms[log.terms_count].first = first
-    log.terms[log.terms_count].term = term
-    log.terms_count += 1
+    if log.newest.term == term and log.newest.first:
+        return 0
+    if log.newest.term > term:
+        raise InvariantViolation(f"a log whose newest term is {log.newest.term} got term {term}")
+    if log.newest.first:
+        if log.terms_count == log.terms_capacity:
+            grown = realloc(log.terms, (log.terms_capacity * 2 + 2) * sizeof(TermSpan))
+            if grown == NULL:
+                raise MemoryError
+            log.terms = <TermSpan*>grown
+            log.terms_capacity = log.terms_capacity * 2 + 2
+        log.terms[log.terms_count] = log.newest
+        log.terms_count += 1
+    log.newest.first = first
+    log.newest.term = term
     return 0
+
+
+cdef void forget_newest_term(Log* log) noexcept nogil:
+    if log.terms_count:
+        log.terms_count -= 1
+        log.newest = log.terms[log.terms_count]
+    else:
+        log.newest.first = log.newest.term = 0
 
 
 # -- membership entries that are not applied yet ----------------------------------------------------------------------------
@@ -227,8 +239,8 @@ cdef int log_cut(Log* log, uint64_t first) except -1:
         log.tail_count -= 1
     if log.tail_count == 0:
         log.tail_start = 0
-    while log.terms_count and log.terms[log.terms_count - 1].first >= first:
-        log.terms_count -= 1
+    while log.newest.first >= first:
+        forget_newest_term(log)
     forget_changes(log, 0, first)
     log.last_index = first - 1
     log.sealed_index = first - 1
@@ -243,24 +255,27 @@ cdef int log_cut(Log* log, uint64_t first) except -1:
 
 cdef void log_compact(Log* log, uint64_t index, uint64_t term) noexcept:
     cdef uint32_t drop = 0
+    cdef TermSpan* oldest
     if index <= log.base_index:
         return
     log_release(log, index)
-    while drop + 1 < log.terms_count and log.terms[drop + 1].first <= index + 1:
+    while drop < log.terms_count and (log.terms[drop + 1] if drop + 1 < log.terms_count else log.newest).first <= index + 1:
         drop += 1
     if drop:
-        memmove(log.terms, log.terms + drop, (log.terms_count - drop) * sizeof(TermSpan))
         log.terms_count -= drop
+        memmove(log.terms, log.terms + drop, log.terms_count * sizeof(TermSpan))
+    oldest = log.terms if log.terms_count else &log.newest
     if index >= log.last_index:
-        log.terms_count = 0
-    elif log.terms[0].first <= index:
-        log.terms[0].first = index + 1
+        log.newest.first = log.newest.term = 0
+    elif oldest.first <= index:
+        oldest.first = index + 1
     log.base_index = index
     log.base_term = term
 
 
 cdef void log_restore(Log* log, uint64_t index, uint64_t term) noexcept:
     log_release(log, log.sealed_index)
+    log.newest.first = log.newest.term = 0
     log.terms_count = 0
     log.changes_count = 0
     log.arena_count = 0
@@ -312,6 +327,13 @@ cdef uint32_t fitting(const char* at, uint32_t count, uint32_t room, uint32_t* b
     return taken
 
 
+cdef inline bint stands_alone(const TailRun* run, const TailRun* end, uint32_t bytes_max, uint32_t from_replica) noexcept nogil:
+    """May the whole run be sent as it is, with nothing of the next one joined to it?"""
+    if run.count != run.head.count or run.head.from_replica != from_replica or run.bytes > bytes_max:
+        return False
+    return run + 1 == end or run[1].head.term != run.head.term or run[1].head.kind != run.head.kind
+
+
 cdef int log_copy_run(
     const Log* log, uint64_t first, uint32_t bytes_max, uint32_t from_replica, Buffer* out, uint64_t* last
 ) except -1:
@@ -324,6 +346,13 @@ cdef int log_copy_run(
     cdef bint whole
     if run == NULL:
         return 0
+    if run.first == first and stands_alone(run, end, bytes_max, from_replica):
+        # As it was sealed, checksums and all. Its header may know an older commit index; the message knows the newest.
+        span = RUN_HEADER_BYTES + run.bytes
+        memcpy(buffer_room(out, span), run.head, span)
+        out.size += span
+        last[0] = first + run.count - 1
+        return 1
     memcpy(&head, run.head, sizeof(RunHeader))
     buffer_room(out, RUN_HEADER_BYTES + run.bytes)
     out.size += RUN_HEADER_BYTES
@@ -340,7 +369,7 @@ cdef int log_copy_run(
         span = run.bytes - <uint32_t>(start - <const char*>run.head - RUN_HEADER_BYTES)
         taken = run.count - skip
         if head.bytes + span > bytes_max:
-            taken = fitting(start, taken, bytes_max - head.bytes, &span)
+            taken = fitting(start, taken, bytes_max - head.bytes if head.bytes < bytes_max else 0, &span)
             if taken == 0 and head.count == 0:       # one entry at least, however large
                 taken = 1
                 span = entries_span(start, 0, 1, &start)

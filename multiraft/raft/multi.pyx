@@ -14,14 +14,9 @@ from libc.string cimport memcpy, memmove, memset
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from multiraft._core cimport (
-    BATCH_BYTES_MAX,
     FRAME_HEADER_BYTES,
-    FRAME_MESSAGES,
-    FRAME_MAGIC,
-    FORMAT_VERSION,
     MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
@@ -36,7 +31,6 @@ from multiraft._core cimport (
     Chunk,
     CommittedRun,
     CommittedRuns,
-    FrameHeader,
     MessageHeader,
     RunHeader,
     buffer_room,
@@ -44,6 +38,7 @@ from multiraft._core cimport (
     run_body_crc,
 )
 from multiraft.raft.door cimport Replica as Door, engine_configure
+from multiraft.raft.framing cimport frames_of
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
@@ -295,6 +290,7 @@ cdef class MultiRaft:
             PyBuffer_Release(&buffer)
 
     cdef int _step_messages(self, Outbox* origin, const char* data, Py_ssize_t left) except -1:
+        cdef Engine engine = self.engine
         cdef Message message
         cdef Replica* replica
         cdef int fault
@@ -303,14 +299,13 @@ cdef class MultiRaft:
             fault = message_parse(data, left, &message)
             if fault:
                 raise PeerProtocolError(f"node {origin.node} sent a message that is none: {Fault(fault).name}")
-            message.origin = origin
             self.messages_stepped += 1
             if message.head.kind >= MSG_FORWARD:
                 self._post(origin.node, &message)
             else:
                 replica = table_get(&self.table, message.head.group)
                 if replica != NULL:
-                    step(self.engine, replica, &message)
+                    step(engine, replica, &message)
                 else:
                     self.unknown_group_messages += 1
             data += message.head.length
@@ -356,11 +351,12 @@ cdef class MultiRaft:
 
     def tick(self, now_ns):
         """One tick passes for every replica. ``now_ns`` is what leases are judged by."""
+        cdef Engine engine = self.engine
         cdef uint32_t at
-        self.engine.now_ns = now_ns
+        engine.now_ns = now_ns
         for at in range(self.slots_count):
             if self.slots[at] != NULL:
-                tick(self.engine, self.slots[at])
+                tick(engine, self.slots[at])
 
     cdef int propose_bytes(self, uint64_t group, const char* data, size_t length, uint64_t* term, uint64_t* index) except -1:
         cdef Replica* replica = self.get(group)
@@ -396,18 +392,20 @@ cdef class MultiRaft:
 
     def persisted(self, sequence):
         """Every batch up to ``sequence`` is synced: acknowledgements may leave, and commit indexes may move."""
+        cdef Engine engine = self.engine
         cdef Handout* handout
-        if not self.persisted_sequence <= sequence <= self.sequence:
+        cdef uint64_t newest = sequence
+        if not self.persisted_sequence <= newest <= self.sequence:
             raise InvariantViolation(
                 f"batch {sequence} cannot be synced: {self.persisted_sequence} was, and {self.sequence} is the newest"
             )
-        self.persisted_sequence = sequence
-        while self.waiting_count and self.waiting[self.waiting_start].sequence <= sequence:
+        self.persisted_sequence = newest
+        while self.waiting_count and self.waiting[self.waiting_start].sequence <= newest:
             handout = &self.waiting[self.waiting_start]
             self.waiting_start += 1
             self.waiting_count -= 1
             if handout.replica != NULL:
-                persisted(self.engine, handout.replica, handout.term, handout.generation, handout.index)
+                persisted(engine, handout.replica, handout.term, handout.generation, handout.index)
         if self.waiting_count == 0:
             self.waiting_start = 0
         kept = 0
@@ -418,6 +416,7 @@ cdef class MultiRaft:
 
     def applied(self, CommittedRuns runs not None, Py_ssize_t start, Py_ssize_t end):
         """Items ``start .. end - 1`` of ``runs`` are applied, and the first ``skip`` entries of item ``end`` if any."""
+        cdef Engine engine = self.engine
         cdef Py_ssize_t at
         cdef CommittedRun* item
         cdef Replica* replica
@@ -427,12 +426,12 @@ cdef class MultiRaft:
             item = &runs.items[at]
             replica = self.find(item.group)
             if replica != NULL:
-                applied(self.engine, replica, item.first + item.count - 1)
+                applied(engine, replica, item.first + item.count - 1)
         if end < runs.count and runs.items[end].skip:
             item = &runs.items[end]
             replica = self.find(item.group)
             if replica != NULL:
-                applied(self.engine, replica, item.first + item.skip - 1)
+                applied(engine, replica, item.first + item.skip - 1)
 
     def apply_membership(self, group, index, payload):
         """A membership entry takes effect; the encoded membership from here on."""
@@ -637,12 +636,12 @@ cdef class MultiRaft:
             self.messages_sent += box.now_count + box.after_count
             if box.after_count and not synced:
                 self._tell_status(box, &box.after, self.sequence)
-                self.held.append((self.sequence, box.node, frame_of(&box.after, NULL)))
+                self.held.extend([(self.sequence, box.node, frame) for frame in frames_of(&box.after, NULL)])
                 box.after.size = 0
                 box.after_count = 0
             if box.now_count or box.after_count:
                 self._tell_status(box, &box.now, self.persisted_sequence)
-                frames.append((box.node, frame_of(&box.now, &box.after)))
+                frames.extend([(box.node, frame) for frame in frames_of(&box.now, &box.after)])
                 box.now.size = box.after.size = 0
                 box.now_count = box.after_count = 0
         return 0
@@ -740,30 +739,3 @@ cdef class MultiRaft:
             replica.log.applied_index,
             replica.log.last_index,
         )
-
-
-cdef uint32_t messages_in(const Buffer* buffer) noexcept nogil:
-    cdef size_t at = 0
-    cdef uint32_t count = 0
-    while at < buffer.size:
-        at += (<const MessageHeader*>(buffer.data + at)).length
-        count += 1
-    return count
-
-
-cdef bytes frame_of(const Buffer* first, const Buffer* second):
-    """A fresh frame of the messages in two buffers; the link that sends it fills in whose it is and seals it."""
-    cdef size_t length = FRAME_HEADER_BYTES + first.size + (second.size if second != NULL else 0)
-    cdef bytes frame = PyBytes_FromStringAndSize(NULL, length)
-    cdef char* to = PyBytes_AS_STRING(frame)
-    cdef FrameHeader* head = <FrameHeader*>to
-    memset(head, 0, FRAME_HEADER_BYTES)
-    head.magic = FRAME_MAGIC
-    head.length = <uint32_t>length
-    head.version = FORMAT_VERSION
-    head.kind = FRAME_MESSAGES
-    head.count = messages_in(first) + (messages_in(second) if second != NULL else 0)
-    memcpy(to + FRAME_HEADER_BYTES, first.data, first.size)
-    if second != NULL:
-        memcpy(to + FRAME_HEADER_BYTES + first.size, second.data, second.size)
-    return frame

@@ -41,24 +41,39 @@ cdef struct Peer:
     uint64_t match_index
     uint64_t next_index
     uint64_t sent_commit    # highest commit index sent to it
-    uint64_t pending_snapshot
-    uint64_t read_round     # newest round of heartbeats that it answered
+    Outbox* outbox
     Inflight* inflights     # ring of capacity inflight_capacity
     uint32_t inflight_start
     uint32_t inflight_count
     uint32_t inflight_capacity
     uint64_t inflight_bytes
-    Outbox* outbox
+    uint64_t pending_snapshot
+    uint64_t read_round     # newest round of heartbeats that it answered
 
 
 cdef void peer_reset(Peer* peer, uint64_t last_index) noexcept          # to PROBE right behind last_index
 cdef void peer_become_probe(Peer* peer) noexcept
 cdef void peer_become_replicate(Peer* peer) noexcept
 cdef void peer_become_snapshot(Peer* peer, uint64_t snapshot_index) noexcept
-cdef bint peer_update(Peer* peer, uint64_t index) noexcept              # an acknowledgement; True if match rose
+
+# An acknowledgement; True if match rose.
+cdef inline bint peer_update(Peer* peer, uint64_t index) noexcept:      # hot
+    if index <= peer.match_index:
+        return False
+    peer.match_index = index
+    if peer.next_index <= index:
+        peer.next_index = index + 1
+    peer.paused = False
+    return True
+
 cdef bint peer_step_back(Peer* peer, uint64_t refused, uint64_t hint) noexcept    # a rejection; False if it is stale
-cdef bint peer_paused(const Peer* peer) noexcept nogil
-cdef bint inflights_full(const Peer* peer, uint32_t messages_max, uint64_t bytes_max) noexcept nogil
+
+cdef inline bint peer_paused(const Peer* peer) noexcept nogil:          # hot
+    return peer.paused or peer.wanted or peer.snapshot_wanted or peer.state == SNAPSHOT
+
+cdef inline bint inflights_full(const Peer* peer, uint32_t messages_max, uint64_t bytes_max) noexcept nogil:     # hot
+    return peer.inflight_count >= messages_max or (bytes_max != 0 and peer.inflight_bytes >= bytes_max)
+
 cdef int inflights_add(Peer* peer, uint64_t index, uint64_t bytes, uint32_t messages_max) except -1
 cdef void inflights_free_to(Peer* peer, uint64_t index) noexcept
 cdef void inflights_clear(Peer* peer) noexcept

@@ -53,16 +53,6 @@ cdef void peer_become_snapshot(Peer* peer, uint64_t snapshot_index) noexcept:
     peer.snapshot_wanted = False
 
 
-cdef bint peer_update(Peer* peer, uint64_t index) noexcept:
-    if index <= peer.match_index:
-        return False
-    peer.match_index = index
-    if peer.next_index <= index:
-        peer.next_index = index + 1
-    peer.paused = False
-    return True
-
-
 cdef bint peer_step_back(Peer* peer, uint64_t refused, uint64_t hint) noexcept:
     cdef uint64_t to
     if peer.state == REPLICATE:
@@ -82,15 +72,7 @@ cdef bint peer_step_back(Peer* peer, uint64_t refused, uint64_t hint) noexcept:
     return True
 
 
-cdef bint peer_paused(const Peer* peer) noexcept nogil:
-    return peer.state == SNAPSHOT or peer.wanted or peer.snapshot_wanted or peer.paused
-
-
 # -- the window -------------------------------------------------------------------------------------------------------------
-
-
-cdef bint inflights_full(const Peer* peer, uint32_t messages_max, uint64_t bytes_max) noexcept nogil:
-    return peer.inflight_count >= messages_max or (bytes_max != 0 and peer.inflight_bytes >= bytes_max)
 
 
 cdef int inflights_add(Peer* peer, uint64_t index, uint64_t bytes, uint32_t messages_max) except -1:

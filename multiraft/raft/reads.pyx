@@ -121,8 +121,7 @@ cdef int next_round(Engine engine, Replica* replica) except -1:
     replica.round += 1
     replica.rounds[replica.round % ROUNDS_KEPT].round = replica.round
     replica.rounds[replica.round % ROUNDS_KEPT].sent_ns = engine.now_ns
-    replica.heartbeat_due = True
-    engine_mark(engine, replica)
+    replica.heartbeat_due = True             # who calls this flushes the replica, or marks it
     return 0
 
 

@@ -2,14 +2,24 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from multiraft.raft.progress cimport Outbox
-from multiraft.raft.state cimport Engine, Message, Replica
+from multiraft.raft.state cimport LEADER, Engine, Message, Replica
 
 
 # Check foreign bytes and make a Message of them; nothing is copied. -> 0, or the _core.Fault that makes it no message.
 cdef int message_parse(const char* data, size_t available, Message* out) noexcept
 
 cdef int step(Engine engine, Replica* replica, const Message* message) except -1
-cdef int tick(Engine engine, Replica* replica) except -1
+
+# One tick passes: for nearly all, it only passes.
+cdef inline int tick(Engine engine, Replica* replica) except -1:             # hot
+    replica.election_elapsed += 1
+    if replica.role != LEADER:
+        replica.embargo_ticks -= replica.embargo_ticks != 0
+        if replica.election_elapsed < replica.election_timeout:
+            return 0
+    return act_on_tick(engine, replica)
+
+cdef int act_on_tick(Engine engine, Replica* replica) except -1
 
 # The index the proposal gets. Raises NotLeader, NoLeader, Overloaded, TooLarge: then nothing happened.
 cdef uint64_t propose(Engine engine, Replica* replica, const char* data, size_t length) except 0

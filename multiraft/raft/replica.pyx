@@ -71,6 +71,7 @@ from multiraft.raft.replication cimport (
     handle_heartbeat_ack,
     handle_snapshot,
     maybe_commit,
+    release_memory,
     stabilize,
     try_transfer,
 )
@@ -257,12 +258,9 @@ cdef int step_follower(Engine engine, Replica* replica, const Message* message) 
 # -- time -----------------------------------------------------------------------------------------------------------------------
 
 
-cdef int tick(Engine engine, Replica* replica) except -1:
-    replica.election_elapsed += 1
+cdef int act_on_tick(Engine engine, Replica* replica) except -1:
     if replica.role == LEADER:
         return tick_leader(engine, replica)
-    if replica.embargo_ticks:
-        replica.embargo_ticks -= 1
     if replica.election_elapsed >= replica.election_timeout and is_promotable(replica):
         replica.election_elapsed = 0
         hup(engine, replica, CAMPAIGN)
@@ -375,8 +373,7 @@ cdef int applied(Engine engine, Replica* replica, uint64_t index) except -1:
         )
     log_applied(&replica.log, index)
     leave_by_itself(engine, replica)
-    engine_mark(engine, replica)
-    return 0
+    return release_memory(replica)
 
 
 cdef int apply_change(Engine engine, Replica* replica, uint64_t index, const char* data, uint32_t length) except -1:

@@ -23,5 +23,6 @@ cdef int try_transfer(Engine engine, Replica* replica, Peer* peer) except -1    
 
 # -- every role -----------------------------------------------------------------------------------------------------------
 cdef int flush(Engine engine, Replica* replica) except -1                           # the pass over one dirty replica
+cdef int release_memory(Replica* replica) except -1                                 # of runs that nobody needs again soon
 cdef int stabilize(Engine engine, Replica* replica, uint32_t generation, uint64_t index) except -1      # entries are synced
 cdef int fetched_run(Engine engine, Replica* replica, Peer* peer, const char* data, size_t length) except -1

@@ -228,6 +228,16 @@ cdef int maybe_commit(Engine engine, Replica* replica) except -1:
     return 0
 
 
+cdef inline bint owes(const Log* log, const Peer* peer) noexcept nogil:
+    """Might ``replicate`` have anything to send to the peer?"""
+    return not peer.paused and (
+        peer.next_index <= log.sealed_index
+        or peer.sent_commit < log.commit_index
+        or peer.must_send
+        or peer.state == PROBE
+    )
+
+
 cdef int try_transfer(Engine engine, Replica* replica, Peer* peer) except -1:
     if replica.transfer_to == peer.replica and peer.match_index == replica.log.last_index:
         emit(engine, replica, peer.outbox, MSG_TIMEOUT_NOW, peer.replica, False)
@@ -243,13 +253,13 @@ cdef int handle_refusal(Engine engine, Replica* replica, Peer* peer, const Messa
         if peer.state == REPLICATE:
             peer_become_probe(peer)
         peer.must_send = True
+        engine_mark(engine, replica)
     return 0
 
 
 cdef int handle_append_ack(Engine engine, Replica* replica, Peer* peer, const Message* message) except -1:
     cdef const MessageHeader* head = message.head
     peer.recently_active = True
-    engine_mark(engine, replica)
     if head.flags & FLAG_REJECT:
         return handle_refusal(engine, replica, peer, head)
     if head.index > replica.log.last_index:
@@ -269,6 +279,10 @@ cdef int handle_append_ack(Engine engine, Replica* replica, Peer* peer, const Me
         peer.paused = False
     if head.index > replica.log.commit_index:        # what rose to no more than that commits nothing
         maybe_commit(engine, replica)
+    if owes(&replica.log, peer):
+        engine_mark(engine, replica)
+    else:
+        release_memory(replica)
     return try_transfer(engine, replica, peer) if replica.transfer_to else 0
 
 
@@ -447,7 +461,7 @@ cdef int send_fetched(Engine engine, Replica* replica, Peer* peer, RunHeader* ru
     head.length = <uint32_t>(MESSAGE_HEADER_BYTES + length)
     memcpy(buffer_room(&peer.outbox.now, length), run, length)
     peer.outbox.now.size += length
-    return note_sent(engine, replica, peer, run.first + run.count - 1, length)
+    return note_sent(engine, replica, peer, run.first + run.count - 1, MESSAGE_HEADER_BYTES + length)
 
 
 # -- committed entries, on their way to the state machine ---------------------------------------------------------------------
@@ -545,15 +559,18 @@ cdef int note_handout(Engine engine, Replica* replica) except -1:
 
 cdef int release_memory(Replica* replica) except -1:
     """Let go of runs that nobody needs again soon: applied here, and acknowledged by all who are there to answer."""
-    cdef uint64_t keep = replica.log.applied_index
-    cdef Peer* peer
-    cdef uint32_t at
+    cdef Log* log = &replica.log
+    cdef uint64_t keep = log.applied_index
+    cdef Peer* peer = replica.peers
+    cdef Peer* end = peer + replica.peers_count
+    if log.tail_count == 0 or log.tail[log.tail_start].first > keep:
+        return 0
     if replica.role == LEADER:
-        for at in range(replica.peers_count):
-            peer = &replica.peers[at]
-            if peer.replica != replica.id and peer.recently_active and peer.match_index < keep:
+        while peer < end:
+            if peer.match_index < keep and peer.recently_active and peer.replica != replica.id:
                 keep = peer.match_index
-    log_release(&replica.log, keep)
+            peer += 1
+    log_release(log, keep)
     return 0
 
 
@@ -570,24 +587,30 @@ cdef int tell_role(Engine engine, Replica* replica) except -1:
     return 0
 
 
-cdef int flush(Engine engine, Replica* replica) except -1:
+cdef int flush(Engine engine, Replica* replica) except -1:       # hot
     """Let out what has gathered in one replica: runs, messages, committed runs, news. Called for dirty replicas only."""
-    cdef uint32_t at
+    cdef Log* log = &replica.log
+    cdef Peer* peer = replica.peers
+    cdef Peer* end = peer + replica.peers_count
     replica.dirty = False
-    seal_proposals(engine, replica)
+    if log.arena_count:
+        seal_proposals(engine, replica)
     write_vote(engine, replica)
     # Whoever acknowledges the next membership change must know, also after a crash, that this one is committed: it would
     # stand for election under a membership two changes old, whose majority need not meet that of the newest (pitfall 29).
     if replica.log.changes_count and log_change_between(&replica.log, replica.written_commit, replica.log.commit_index):
         write_hard_state(engine, replica)
     if replica.role == LEADER:
-        start_round(engine, replica)
+        if replica.reads_count:
+            start_round(engine, replica)
         if replica.heartbeat_due:
             send_heartbeats(engine, replica)
-        for at in range(replica.peers_count):
-            if replica.peers[at].replica != replica.id:
-                replicate(engine, replica, &replica.peers[at])
-    hand_out_tail(engine, replica)
+        while peer < end:
+            if owes(log, peer) and peer.replica != replica.id:
+                replicate(engine, replica, peer)
+            peer += 1
+    if log.applying_index < min(log.commit_index, log.stable_index):
+        hand_out_tail(engine, replica)
     if replica.handout_due:
         note_handout(engine, replica)
     tell_role(engine, replica)
@@ -602,7 +625,7 @@ cdef int stabilize(Engine engine, Replica* replica, uint32_t generation, uint64_
     if index > log.sealed_index:
         raise InvariantViolation(f"group {replica.group}: index {index} was synced before it was handed out")
     log.stable_index = index
-    if replica.role == LEADER:
+    if replica.role == LEADER and index > log.commit_index:
         maybe_commit(engine, replica)
     engine_mark(engine, replica)
     return 0

@@ -58,21 +58,17 @@ cdef enum:
     ARENA_BYTES_MAX = 1 << 30       # of proposals between two turns; offsets into the arena are 32 bits wide
 
 
+# In the order in which it is needed: what every message touches stands first, and the whole begins on a cache line.
 cdef struct Replica:
     uint64_t group
     uint32_t id
-    uint32_t slot                   # where MultiRaft keeps it
-    # -- hard state: synced before any answer that depends on it leaves --------------------------------------------------
-    uint64_t term
-    uint32_t vote                   # in this term; cleared only when the term rises, in one function
-    uint64_t epoch
-    # -- what of it was put into a batch last ------------------------------------------------------------------------------
-    uint64_t written_term
-    uint64_t written_commit         # by a hard state, or by the header of a run
-    uint32_t written_vote
-    # -- soft state ----------------------------------------------------------------------------------------------------------
+    uint32_t election_timeout       # drawn anew with each election
+    uint64_t term                   # hard state: synced before any answer that depends on it leaves
+    uint32_t vote                   # hard state, in this term; cleared only when the term rises, in one function
+    uint32_t leader                 # whom we follow in this term; ourselves as leader; 0 unknown
     uint8_t role                    # Role
     uint8_t dirty                   # queued for the next flush
+    uint8_t handout_due             # something of ours was put into the batch under way
     uint8_t voted_durably           # as candidate: our own vote is synced and counts
     uint8_t quarantined             # its state machine failed: it applies nothing, and does not campaign
     uint8_t sink                    # which list of committed runs it feeds
@@ -80,36 +76,36 @@ cdef struct Replica:
     uint8_t waits_to_apply          # entries to apply are being read from the disk
     uint8_t heartbeat_due           # the next flush sends heartbeats
     uint8_t snapshot_pending        # a snapshot was handed out and is not installed yet
-    uint8_t handout_due             # something of ours was put into the batch under way
     uint8_t lease_barred            # we told another to campaign in this term: our leases are worth nothing any more
-    uint32_t leader                 # whom we follow in this term; ourselves as leader; 0 unknown
-    uint32_t transfer_to            # as leader: handing over to it, and refusing proposals meanwhile
+    uint8_t told_role               # with told_leader and told_term: what was told to the layer above last
     uint32_t election_elapsed       # ticks since we heard of a leader, or as leader since the last check of the quorum
-    uint32_t heartbeat_elapsed
-    uint32_t election_timeout       # drawn anew with each election
+    Peer* peers                     # all members, ourselves included if we are one; ascending by replica id
+    uint32_t peers_count
     # Votes are refused so long, with leases on: after a start and after each word from a leader, whatever terms and leaders
     # come and go meanwhile; a lease may run on our answer.
     uint32_t embargo_ticks
-    uint64_t change_index           # as leader: no other membership change before this index is applied
-    uint64_t membership_index       # the entry that made the present membership, or the base
-    uint64_t uncommitted_bytes      # as leader: proposed and not yet handed out to be applied
-    uint64_t term_start             # as leader: index of the first entry of our term
-    # -- what was told to the layer above last ---------------------------------------------------------------------------
-    uint8_t told_role
+    Log log
+    # -- what of the hard state was put into a batch last ------------------------------------------------------------------
+    uint64_t written_term
+    uint64_t written_commit         # by a hard state, or by the header of a run
+    uint32_t written_vote
     uint32_t told_leader
     uint64_t told_term
+    uint32_t transfer_to            # as leader: handing over to it, and refusing proposals meanwhile
+    uint32_t slot                   # where MultiRaft keeps it
+    uint64_t uncommitted_bytes      # as leader: proposed and not yet handed out to be applied
+    uint64_t term_start             # as leader: index of the first entry of our term
+    uint32_t heartbeat_elapsed
+    uint32_t reads_count
+    uint64_t epoch                  # hard state
+    uint64_t change_index           # as leader: no other membership change before this index is applied
+    uint64_t membership_index       # the entry that made the present membership, or the base
     # -- reads ---------------------------------------------------------------------------------------------------------------
     PendingRead* reads
-    uint32_t reads_count
     uint32_t reads_capacity
     uint64_t round                  # newest round of heartbeats that was started
     uint64_t lease_until_ns
     RoundSent rounds[ROUNDS_KEPT]
-    # -- members ---------------------------------------------------------------------------------------------------------------
-    Peer* peers                     # all members, ourselves included if we are one; ascending by replica id
-    uint32_t peers_count
-    uint32_t peers_capacity
-    Log log
 
 
 # A message being stepped. Everything points into the frame it came in: valid during the step only.

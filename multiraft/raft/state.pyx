@@ -44,6 +44,14 @@ cimport cython
 from multiraft.errors import InvariantViolation
 
 
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void** memory, size_t alignment, size_t size)
+
+
+cdef enum:
+    CACHE_LINE_BYTES = 64
+
+
 cdef packed struct HardStatePayload:
     uint32_t length
     uint32_t vote
@@ -128,9 +136,12 @@ cdef uint32_t engine_random(Engine engine, uint32_t below) noexcept:
 
 
 cdef Replica* replica_new(Engine engine, uint64_t group, uint32_t id) except NULL:
-    cdef Replica* replica = <Replica*>calloc(1, sizeof(Replica))
-    if replica == NULL:
+    cdef void* memory
+    cdef Replica* replica
+    if posix_memalign(&memory, CACHE_LINE_BYTES, sizeof(Replica)):
         raise MemoryError
+    memset(memory, 0, sizeof(Replica))
+    replica = <Replica*>memory
     replica.group = group
     replica.id = id
     log_init(&replica.log, 0, 0)

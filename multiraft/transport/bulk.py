@@ -327,7 +327,14 @@ class Arrival:
                 self._fail(error)
             return
         node, transfer = self.key
-        self._inbox.events.file_received(node, transfer, path, self._meta)
+        try:
+            self._inbox.events.file_received(node, transfer, path, self._meta)
+        except (
+            Exception
+        ) as failure:  # a bug of the node: the sender must not believe that it took the file
+            if not self._over:
+                self._fail(failure)
+            raise
         if not self._over:
             self._finish(transfer, Status.OK, "")
 

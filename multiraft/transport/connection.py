@@ -18,7 +18,7 @@ import enum
 from collections.abc import Callable
 from typing import cast
 
-from multiraft._core import Fault, FrameKind, seal_frame
+from multiraft._core import FRAME_BYTES_MAX, Fault, FrameKind, seal_frame
 from multiraft.errors import InvariantViolation, MultiRaftError, PeerProtocolError
 from multiraft.ids import NodeId
 from multiraft.interfaces import Hello, TransportEvents
@@ -40,7 +40,6 @@ from multiraft.transport.options import TransportOptions
 from multiraft.transport.receive import Receiver
 from multiraft.transport.tls import check_certificate
 
-FRAME_BYTES_MAX = 32 * 1024 * 1024
 _HELLO_KINDS = (FrameKind.FRAME_HELLO, FrameKind.FRAME_GOODBYE)
 _KINDS = {
     Purpose.LINK: (FrameKind.FRAME_MESSAGES, FrameKind.FRAME_GOODBYE),
@@ -116,6 +115,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, host: Host, *, dialled: NodeId | None, purpose: Purpose = Purpose.LINK):
         self.dialled = dialled
+        self.node = dialled
+        """The node at the other end, or the one that we dialled and hope for."""
         self.purpose = purpose
         self.stage = Stage.CONNECTING
         self.error: Exception | None = None
@@ -142,11 +143,6 @@ class Connection(asyncio.BufferedProtocol):
         # Bound compiled methods on the instance: the loop calls them without a Python frame in between.
         self.get_buffer = self._receiver.get_buffer  # type: ignore[method-assign]
         self.buffer_updated = self._receiver.buffer_updated  # type: ignore[method-assign]
-
-    @property
-    def node(self) -> NodeId | None:
-        """The node at the other end, or the one that we dialled and hope for."""
-        return self.peer.hello.node if self.peer is not None else self.dialled
 
     @property
     def wanted(self) -> NodeId | None:
@@ -191,6 +187,13 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self.closed.set()
 
+    def abandoned(self) -> None:
+        """The attempt that made it was cancelled. uvloop then closes the socket without telling the protocol of it, even
+        when it had told of the connection; other loops do tell, and a second word changes nothing.
+        """
+        self.end(None)
+        self.connection_lost(None)
+
     def eof_received(self) -> bool:
         return False
 
@@ -213,20 +216,19 @@ class Connection(asyncio.BufferedProtocol):
                 f"a frame of {size} bytes: every other node would drop the link for it"
             )
         queued = transport.get_write_buffer_size()
-        if queued:
+        if queued and size > self._host.options.queue_bytes_max - queued:
             options = self._host.options
-            room = options.queue_bytes_max - queued
-            if size <= options.small_frame_bytes:
-                room += options.queue_reserve_bytes
-            if size > room:
+            if size > options.small_frame_bytes:
+                return False
+            if size > options.queue_bytes_max + options.queue_reserve_bytes - queued:
                 return False
         self.write(frame)
         return True
 
     def write(self, frame: bytes) -> None:
         """Seal and write a frame of any kind, whatever waits already."""
-        own, node, transport = self._identity(), self.node, self._transport
-        if node is None or transport is None:
+        transport, own, node = self._transport, self._own or self._identity(), self.node
+        if transport is None or node is None:
             raise InvariantViolation("a frame was written to a connection that was not made")
         self._sequence += 1
         seal_frame(
@@ -289,6 +291,7 @@ class Connection(asyncio.BufferedProtocol):
         elif greeting.purpose is not self.purpose:
             raise PeerProtocolError("an answer for another purpose than the offer's")
         self.peer = greeting
+        self.node = greeting.hello.node
         try:
             self._judge(greeting)
         except MultiRaftError as error:
@@ -377,7 +380,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_fault(self, error: PeerProtocolError, fault: int) -> None:
         stood = self.stage is Stage.STANDING
-        if fault == Fault.FAULT_MAGIC:  # whoever that is, it does not speak our language
+        if fault == Fault.FAULT_MAGIC and not stood:  # a stranger that does not speak our language
             self.end(error)
         else:
             self.leave(Farewell.PROTOCOL, str(error), error)

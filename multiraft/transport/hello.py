@@ -11,7 +11,7 @@ import enum
 import struct
 from dataclasses import dataclass
 
-from multiraft._core import FrameKind
+from multiraft._core import FORMAT_VERSION, FRAME_MAGIC, FrameKind
 from multiraft.errors import (
     FormatUnsupported,
     MultiRaftError,
@@ -24,8 +24,6 @@ from multiraft.ids import ClusterId, NodeId, StoreId
 from multiraft.interfaces import Hello
 
 FRAME_HEADER = struct.Struct("<IIHHIQQIIQQII")
-FRAME_MAGIC = 0x3146524D
-FORMAT_VERSION = 1
 
 _HELLO = struct.Struct("<BBHIQHHB3xQ")
 _HELLO_VERSION = 1

@@ -274,8 +274,9 @@ class Dialler:
 
 
 def _end_if_failed(connection: Connection, attempt: asyncio.Task[None]) -> None:
-    error = None if attempt.cancelled() else attempt.exception()
-    if isinstance(error, Exception):
+    if attempt.cancelled():
+        connection.abandoned()
+    elif isinstance(error := attempt.exception(), Exception):
         connection.end(error)
 
 

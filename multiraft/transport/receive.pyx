@@ -311,6 +311,7 @@ cdef class Receiver:
     cdef int _hand_over(self, const char* data, int kind, Py_ssize_t length) except -1:  # hot
         """Lend one frame out for the time of a call, and see that it comes back."""
         cdef Span frame = self.frame
+        cdef bint kept = False
         frame.offset = data - frame.block.data
         frame.size = length
         view = memoryview(frame)
@@ -323,11 +324,8 @@ cdef class Receiver:
             self._end(error, 0)
             return 0
         finally:
-            try:
-                view.release()
-            except BufferError:
-                pass                        # counted by the span, and judged below
-        if frame.views:
+            kept = not released(view)
+        if kept or frame.views:
             raise InvariantViolation("a view of a received frame was kept beyond the call that it was valid for")
         return 0
 
@@ -340,6 +338,15 @@ cdef class Receiver:
             self.stop()
             on_fault(error, fault)
         return 0
+
+
+cdef bint released(view) except -1:
+    """Whether a view could be taken back; one that somebody made another view of cannot."""
+    try:
+        view.release()
+    except BufferError:
+        return False
+    return True
 
 
 cdef uint32_t kinds_bits(kinds) except? 0:

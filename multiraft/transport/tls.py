@@ -1,6 +1,7 @@
 """Mutual TLS between nodes, and whose certificate is whose.
 
-Both sides of every connection show a certificate and check the other's against one CA; TLS 1.3 only. A certificate speaks
+Both sides of every connection show a certificate and check the other's against the authorities of the
+configuration; TLS 1.3 only. A certificate speaks
 for one node: it must carry the DNS name ``multiraft-node-<id>`` among its subject alternative names, whatever other names
 it has. A dialler demands that name in the handshake; a listener compares it with the node id of the hello. So a service
 that happens to hold a certificate of the same CA cannot join, and one node's stolen key cannot speak for another node.
@@ -13,48 +14,25 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from multiraft.config import TlsConfig
 from multiraft.errors import ConfigError, PeerProtocolError
 from multiraft.ids import NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class TlsConfig:
-    """Paths of PEM files: this node's certificate (with its chain), its key, and the CA that all nodes trust."""
+def server_context(config: TlsConfig) -> ssl.SSLContext:
+    """For accepted connections: a client without a certificate of the authorities is refused."""
+    context = _context(config, ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    return context
 
-    cert: str
-    key: str
-    ca: str
 
-    def server_context(self) -> ssl.SSLContext:
-        """For accepted connections: a client without a certificate of the CA is refused."""
-        context = self._context(ssl.PROTOCOL_TLS_SERVER)
-        context.num_tickets = 0
-        return context
-
-    def client_context(self) -> ssl.SSLContext:
-        """For dialled connections; to be used with ``server_hostname=node_name(node)``."""
-        context = self._context(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = True
-        return context
-
-    def _context(self, side: int) -> ssl.SSLContext:
-        context = ssl.SSLContext(side)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(cafile=self.ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"tls.ca {self.ca!r} cannot be used: {error}") from error
-        try:
-            context.load_cert_chain(self.cert, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"tls.cert {self.cert!r} with tls.key {self.key!r} cannot be used: {error}"
-            ) from error
-        return context
+def client_context(config: TlsConfig) -> ssl.SSLContext:
+    """For dialled connections; to be used with ``server_hostname=node_name(node)``."""
+    context = _context(config, ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = True
+    return context
 
 
 def node_name(node: NodeId) -> str:
@@ -69,3 +47,22 @@ def check_certificate(certificate: Mapping[str, Any] | None, node: NodeId) -> No
         raise PeerProtocolError(
             f"the other side says that it is node {node}, but its certificate speaks for {names}"
         )
+
+
+def _context(config: TlsConfig, side: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(side)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_verify_locations(cafile=config.authorities)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"tls.authorities {config.authorities!r} cannot be used: {error}"
+        ) from error
+    try:
+        context.load_cert_chain(config.certificate, config.key)
+    except OSError as error:
+        raise ConfigError(
+            f"tls.certificate {config.certificate!r} with tls.key {config.key!r} cannot be used: {error}"
+        ) from error
+    return context

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from multiraft.config import TlsConfig
 from multiraft.errors import Closed, MultiRaftError, Retryable
 from multiraft.ids import NodeId
 from multiraft.interfaces import Jobs, TransportEvents
@@ -23,7 +24,7 @@ from multiraft.transport.options import TransportOptions
 from multiraft.transport.outbox import Outbox
 from multiraft.transport.server import Listener
 from multiraft.transport.tasks import Tasks
-from multiraft.transport.tls import TlsConfig
+from multiraft.transport.tls import client_context, server_context
 from multiraft.worker import Worker
 
 
@@ -61,13 +62,13 @@ class LoopTransport:
         )
         self._links = Links(node, events, self._options, generator)
         self._dialler = Dialler(
-            self._links, self._host, tls.client_context() if tls is not None else None
+            self._links, self._host, client_context(tls) if tls is not None else None
         )
         self._listener = Listener(
             lambda: Connection(self._host, dialled=None),
             self._tasks,
             self._options,
-            tls.server_context() if tls is not None else None,
+            server_context(tls) if tls is not None else None,
             insecure=insecure,
         )
         self._inbox = Inbox(events, self._options, self._file_jobs, directory)

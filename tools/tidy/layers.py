@@ -19,9 +19,11 @@ RINGS: dict[str, int] = {
     "ids": 0,
     "config": 1,
     "interfaces": 2,
-    # ring 0: `_core` is the leaf
+    # ring 0: `_core` is the leaf; `_crc32c` is the C that it is made of, a header alone
+    "_crc32c": 9,
     "_core": 10,
     "_batch": 11,
+    "_frames": 11,
     "_routes": 11,
     "_ticket": 11,
     "records": 12,

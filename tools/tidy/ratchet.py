@@ -23,11 +23,46 @@ class Allowed:
     size_max: int = 0
 
 
-SENTENCES = "one short test a sentence, in the order of the sentences; a cut would only hide which is missing"
-
 RATCHET: tuple[Allowed, ...] = (
-    Allowed("file-length", "tests/unit/raft/test_paper.py", SENTENCES, size_max=550),
-    Allowed("file-length", "tests/unit/raft/test_pitfalls.py", SENTENCES, size_max=800),
+    Allowed(
+        "file-length",
+        "multiraft/node/node.py",
+        "the shell's wiring stands here until user machines and moves show where it parts",
+        size_max=540,
+    ),
+    Allowed(
+        "file-length",
+        "multiraft/node/store.py",
+        "the whole face of the store in one page; a line over until spaces come",
+        size_max=420,
+    ),
+    Allowed(
+        "file-length",
+        "multiraft/raft/multi.pyx",
+        "one class with one table of replicas; its inspection parts when leases come",
+        size_max=760,
+    ),
+    Allowed(
+        "function-length",
+        "multiraft/machine/pages.pyx",
+        "one merge of two ordered streams, whose state would only be handed around",
+        name="merge_page",
+        size_max=54,
+    ),
+    Allowed(
+        "function-length",
+        "multiraft/raft/log.pyx",
+        "joins and cuts runs in one loop, whose state would only be handed around",
+        name="log_copy_run",
+        size_max=60,
+    ),
+    Allowed(
+        "function-length",
+        "tests/unit/log/test_room.py",
+        "one story of a disk that fills, told in order",
+        name="test_p13_a_full_disk_is_seen_before_a_commit_meets_it",
+        size_max=52,
+    ),
 )
 
 

@@ -13,17 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import lmdb
 
 from multiraft._core import RunKind, decode_run, encode_run
 from multiraft.errors import StorageError
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
-from multiraft.interfaces import Base, HardState, LogStore, Member, Membership, Pinned, SnapshotRecord
+from multiraft.interfaces import (
+    Base,
+    HardState,
+    LogStore,
+    Member,
+    Membership,
+    Pinned,
+    SnapshotRecord,
+)
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.records import encode_base, encode_pinned, encode_snapshot_record
 from multiraft.worker import InlineWorker, Worker
 
 MEMBERS = Membership((Member(ReplicaId(1), NodeId(1), 1), Member(ReplicaId(2), NodeId(2), 1)))
+
+Arun = Callable[[Coroutine[Any, Any, None]], None]
+"""The fixture that runs a coroutine on each kind of loop."""
 
 RELAXED = LogSettings(durability="relaxed", reserve_bytes=0, ahead_bytes=0, map_bytes=256 << 20)
 """For tests of logic, not of durability: no sync, no space kept."""
@@ -52,7 +64,14 @@ def seal(sequence: int, store_id: int, runs: Sequence[bytes]) -> bytes:
 
 
 def entries_run(
-    group: int, first: int, term: int, payloads: Sequence[bytes], *, prev_term: int, commit: int = 0, kind: int = 1
+    group: int,
+    first: int,
+    term: int,
+    payloads: Sequence[bytes],
+    *,
+    prev_term: int,
+    commit: int = 0,
+    kind: int = 1,
 ) -> bytes:
     return encode_run(
         group=group,
@@ -66,7 +85,15 @@ def entries_run(
     )
 
 
-def record(kind: RunKind, group: int, payload: bytes | None, *, first: int = 0, term: int = 0, replica: int = 1) -> bytes:
+def record(
+    kind: RunKind,
+    group: int,
+    payload: bytes | None,
+    *,
+    first: int = 0,
+    term: int = 0,
+    replica: int = 1,
+) -> bytes:
     return encode_run(
         group=group,
         first=first,
@@ -80,13 +107,26 @@ def record(kind: RunKind, group: int, payload: bytes | None, *, first: int = 0, 
 
 
 def base_of(
-    index: int, term: int, *, replica: int = 1, hard_state: HardState | None = None, membership: Membership = MEMBERS
+    index: int,
+    term: int,
+    *,
+    replica: int = 1,
+    hard_state: HardState | None = None,
+    membership: Membership = MEMBERS,
 ) -> Base:
-    return Base(index, term, ReplicaId(replica), membership, hard_state if hard_state is not None else HardState())
+    return Base(
+        index,
+        term,
+        ReplicaId(replica),
+        membership,
+        hard_state if hard_state is not None else HardState(),
+    )
 
 
 def base_run(kind: RunKind, group: int, base: Base) -> bytes:
-    return record(kind, group, encode_base(base), first=base.index, term=base.term, replica=base.replica)
+    return record(
+        kind, group, encode_base(base), first=base.index, term=base.term, replica=base.replica
+    )
 
 
 def created(group: int, index: int = 0, term: int = 0, **options: Any) -> bytes:
@@ -118,8 +158,19 @@ def pending(group: int, snapshot: SnapshotRecord) -> bytes:
     base = snapshot.base
     payload = encode_snapshot_record(snapshot)
     return record(
-        RunKind.RUN_SNAPSHOT_PENDING, group, payload, first=base.index, term=base.term, replica=base.replica
+        RunKind.RUN_SNAPSHOT_PENDING,
+        group,
+        payload,
+        first=base.index,
+        term=base.term,
+        replica=base.replica,
     )
+
+
+def withdrawn(group: int, *, replica: int = 1) -> bytes:
+    """A SNAPSHOT_PENDING without a name: the one before is not pending any more."""
+    payload = encode_base(base_of(1, 1, replica=replica)) + struct.pack("<IQI", 0, 0, 0)
+    return record(RunKind.RUN_SNAPSHOT_PENDING, group, payload, first=1, term=1, replica=replica)
 
 
 def pin(node: int, store_id: int, boot_count: int, sequence: int) -> bytes:
@@ -166,7 +217,9 @@ def fetch(store: LogStore, group: int, first: int, bytes_max: int = 1 << 20) -> 
     return runs
 
 
-def read_entries(store: LogStore, group: int, first: int, bytes_max: int = 1 << 20) -> dict[int, tuple[int, int, bytes]]:
+def read_entries(
+    store: LogStore, group: int, first: int, bytes_max: int = 1 << 20
+) -> dict[int, tuple[int, int, bytes]]:
     """index -> (term, kind, payload) of everything from ``first`` on."""
     found: dict[int, tuple[int, int, bytes]] = {}
     while runs := fetch(store, group, first, bytes_max):
@@ -180,20 +233,46 @@ def read_entries(store: LogStore, group: int, first: int, bytes_max: int = 1 << 
     return found
 
 
-# -- with real threads --------------------------------------------------------------------------------------------------------
+def one_group(feeder: Feeder, entries: int = 5) -> None:
+    feeder.append(created(1))
+    for index in range(1, entries + 1):
+        feeder.append(
+            entries_run(1, index, 1, [f"entry {index}".encode()], prev_term=int(index > 1))
+        )
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine on a loop of its own."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        runner.run(main())
+# -- behind the store's back ------------------------------------------------------------
+
+
+def replace_batch(path: Path, sequence: int, change: bytes | None) -> bytes:
+    """Put other bytes (None: nothing) in the place of a batch, behind the store's back. Returns what was there."""
+    with lmdb.open(str(path), max_dbs=3, map_size=1 << 28, lib_version=0) as environment:
+        database = environment.open_db(b"batches")
+        with environment.begin(write=True, db=database) as transaction:
+            key = sequence.to_bytes(8, "big")
+            old = transaction.get(key)
+            assert old is not None
+            if change is None:
+                transaction.delete(key)
+            else:
+                transaction.put(key, change)
+    return old
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+
+
+# -- with real threads ------------------------------------------------------------------------------------------------
 
 
 class Threaded:
     """A store with two worker threads, and what it told its owner."""
 
     def __init__(self, path: Path, settings: LogSettings = RELAXED):
-        self.store = LmdbLogStore(path, writer=Worker("log"), reader=Worker("log-reader"), settings=settings)
+        self.store = LmdbLogStore(
+            path, writer=Worker("log"), reader=Worker("log-reader"), settings=settings
+        )
         self.store.on_synced = self._on_synced
         self.store.on_failed = self._on_failed
         self.synced: list[int] = []

@@ -5,12 +5,21 @@ The model keeps every entry as a tuple in a dict. It knows nothing of batches, s
 
 from __future__ import annotations
 
+import copy
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from multiraft._core import RunKind
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
-from multiraft.interfaces import Base, GroupLog, HardState, Member, Membership, Pinned, SnapshotRecord
+from multiraft.interfaces import (
+    Base,
+    GroupLog,
+    HardState,
+    Member,
+    Membership,
+    Pinned,
+    SnapshotRecord,
+)
 from tests.unit.log import harness as h
 
 Entry = tuple[int, int, bytes]
@@ -46,7 +55,9 @@ class GroupModel:
         return GroupLog(
             group=GroupId(self.group),
             base=self.base,
-            hard_state=HardState(hard_state.term, hard_state.vote, hard_state.leader, hard_state.epoch, commit),
+            hard_state=HardState(
+                hard_state.term, hard_state.vote, hard_state.leader, hard_state.epoch, commit
+            ),
             last_index=self.last,
             terms=tuple(terms),
             changes=tuple(index for index in sorted(self.entries) if self.entries[index][1] == 2),
@@ -65,6 +76,15 @@ class Model:
         self.replicas = dict.fromkeys(self.ids, 0)
         self.pins: dict[int, Pinned] = {}
         self.serial = 0
+
+    def snapshot(self) -> Model:
+        """The same state, to go back to; chance goes on as it would have."""
+        made = copy.copy(self)
+        made.groups = {
+            group: replace(each, entries=dict(each.entries)) for group, each in self.groups.items()
+        }
+        made.replicas, made.pins = dict(self.replicas), dict(self.pins)
+        return made
 
     def batch(self) -> list[bytes]:
         """The runs of one batch; the model has taken them in."""
@@ -91,19 +111,25 @@ class Model:
             (1, self.withdraw),
             (1, self.kill),
         ]
-        action = self.chance.choices([each for _, each in actions], [weight for weight, _ in actions])[0]
+        action = self.chance.choices(
+            [each for _, each in actions], [weight for weight, _ in actions]
+        )[0]
         return [*action(found), *([self.pin()] if self.chance.random() < 0.03 else [])]
 
-    # -- one action each: the model changes, and the runs that say so are returned --------------------------------------------
+    # -- one action each: the model changes, and the runs that say so are returned ------------------------------------
 
     def membership(self) -> Membership:
         count = self.chance.randint(0, 4)
-        return Membership(tuple(Member(ReplicaId(at + 1), NodeId(at + 7), 1) for at in range(count)))
+        return Membership(
+            tuple(Member(ReplicaId(at + 1), NodeId(at + 7), 1) for at in range(count))
+        )
 
     def create(self, group: int) -> bytes:
         self.replicas[group] += self.chance.randint(1, 3)
         index = self.chance.choice([0, 0, 10])
-        base = h.base_of(index, 2 if index else 0, replica=self.replicas[group], membership=self.membership())
+        base = h.base_of(
+            index, 2 if index else 0, replica=self.replicas[group], membership=self.membership()
+        )
         self.groups[group] = GroupModel(group, base, commit=index)
         return h.base_run(RunKind.RUN_REPLICA_CREATED, group, base)
 
@@ -112,15 +138,29 @@ class Model:
         sizes = [self.chance.choice([0, 3, 40, 700]) for _ in range(self.chance.randint(1, 6))]
         return [f"{self.serial}:{at}".encode().ljust(size, b".") for at, size in enumerate(sizes)]
 
-    def put(self, group: GroupModel, first: int, term: int, payloads: list[bytes], kind: int) -> list[bytes]:
+    def put(
+        self, group: GroupModel, first: int, term: int, payloads: list[bytes], kind: int
+    ) -> list[bytes]:
         prev_term = group.term(first - 1)
         for index in range(first, group.last + 1):
             del group.entries[index]
         for at, payload in enumerate(payloads):
             group.entries[first + at] = (term, kind, payload)
-        header_commit = self.chance.choice([0, 0, self.chance.randint(group.commit, first + len(payloads) + 3)])
+        header_commit = self.chance.choice(
+            [0, 0, self.chance.randint(group.commit, first + len(payloads) + 3)]
+        )
         group.commit = max(group.commit, min(header_commit, first + len(payloads) - 1))
-        return [h.entries_run(group.group, first, term, payloads, prev_term=prev_term, commit=header_commit, kind=kind)]
+        return [
+            h.entries_run(
+                group.group,
+                first,
+                term,
+                payloads,
+                prev_term=prev_term,
+                commit=header_commit,
+                kind=kind,
+            )
+        ]
 
     def extend(self, group: GroupModel) -> list[bytes]:
         term = max(group.term(group.last), 1) + (self.chance.random() < 0.1)
@@ -143,7 +183,11 @@ class Model:
             return self.extend(group)
         term = group.term(group.last)
         first = group.last
-        while first - 1 > group.base.index and group.term(first - 1) == term and self.chance.random() < 0.7:
+        while (
+            first - 1 > group.base.index
+            and group.term(first - 1) == term
+            and self.chance.random() < 0.7
+        ):
             first -= 1
         same = [group.entries[index] for index in range(first, group.last + 1)]
         kind = same[0][1]
@@ -181,7 +225,9 @@ class Model:
     def based(self, group: GroupModel, index: int, term: int) -> Base:
         """A base that carries the hard state of now, or an older one that must not count."""
         state = group.hard_state
-        state = HardState(state.term, state.vote, state.leader, state.epoch, min(group.commit, group.last))
+        state = HardState(
+            state.term, state.vote, state.leader, state.epoch, min(group.commit, group.last)
+        )
         group.base = Base(index, term, group.base.replica, self.membership(), state)
         if group.pending is not None and group.pending.base.index <= index:
             group.pending = None
@@ -211,12 +257,13 @@ class Model:
 
     def withdraw(self, group: GroupModel) -> list[bytes]:
         group.pending = None
-        base = Base(group.last + 1, 9, group.base.replica, Membership(), HardState())
-        return [h.pending(group.group, SnapshotRecord(base, "", 0, 0))]
+        return [h.withdrawn(group.group, replica=group.base.replica)]
 
     def kill(self, group: GroupModel) -> list[bytes]:
         replica = group.base.replica
-        self.groups[group.group] = GroupModel(group.group, Base(0, 0, replica, Membership()), dead=True)
+        self.groups[group.group] = GroupModel(
+            group.group, Base(0, 0, replica, Membership()), dead=True
+        )
         return [h.tombstone(group.group, replica=replica)]
 
     def pin(self) -> bytes:

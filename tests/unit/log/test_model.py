@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from multiraft.log.memory import MemoryLogStore
 from tests.unit.log.harness import RELAXED, Feeder, open_inline, read_entries
 from tests.unit.log.model import Model
 
-EAGER = replace(RELAXED, dead_batches_min=1, dead_batches_max=7, rewrite_share=0.5, rewrite_bytes_max=4096)
+EAGER = replace(
+    RELAXED, dead_batches_min=1, dead_batches_max=7, rewrite_share=0.5, rewrite_bytes_max=4096
+)
 LAZY = replace(RELAXED, dead_batches_min=12, dead_batches_max=30, rewrite_share=0.25)
 SETTINGS = {"eager": EAGER, "lazy": LAZY}
 
@@ -55,7 +56,9 @@ def test_stores_hold_what_the_model_holds(tmp_path: Path, seed: int, settings: s
     disk.close()
     disk = open_inline(tmp_path / "log", replace(SETTINGS[settings], verify="all"))
     check(disk, model)
-    assert figures(disk._index).first_sequence > 1, "nothing was ever compacted, so this proves too little"
+    assert figures(disk._index).first_sequence > 1, (
+        "nothing was ever compacted, so this proves too little"
+    )
     disk.close()
 
 
@@ -64,16 +67,15 @@ def test_memory_crash_keeps_the_synced_prefix(seed: int) -> None:
     model = Model(seed)
     store = MemoryLogStore(auto=False)
     feeder = Feeder(store)
-    synced = copy.deepcopy(model)
+    synced = model.snapshot()
     for _ in range(120):
         feeder.append(*model.batch())
         if model.chance.random() < 0.2:
             store.sync()
-            synced = copy.deepcopy(model)
+            synced = model.snapshot()
         if model.chance.random() < 0.05:
             store = store.crash()
-            chance, model = model.chance, copy.deepcopy(synced)
-            model.chance = chance
+            model = synced.snapshot()
             check(store, model)
             feeder = Feeder(store)
     assert store.synced_sequence > 0

@@ -47,6 +47,14 @@ def test_seen_error(arun, loop_problems):
     arun(main())
     assert isinstance(loop_problems.pop()["exception"], ZeroDivisionError)
 
+@pytest.mark.timeout(1)
+def test_bad_hang(arun):
+    arun(asyncio.Event().wait())
+
+@pytest.mark.timeout(1)
+def test_bad_hang_off_loops():
+    threading.Event().wait()
+
 KEPT = []
 
 def test_bad_socket_left():
@@ -116,6 +124,7 @@ def outcomes_of(run: subprocess.CompletedProcess[str]) -> dict[str, set[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_the_shared_fixtures_bite(tmp_path: Path) -> None:
     outcomes = outcomes_of(run_pytest(tmp_path))
     bad = {
@@ -123,6 +132,8 @@ def test_the_shared_fixtures_bite(tmp_path: Path) -> None:
     }
     assert bad == {
         "test_bad_task_left",
+        "test_bad_hang",
+        "test_bad_hang_off_loops",
         "test_bad_unseen_error",
         "test_bad_socket_left",
         "test_bad_thread_left",
@@ -131,6 +142,7 @@ def test_the_shared_fixtures_bite(tmp_path: Path) -> None:
         "test_golden_bad_missing",
         "test_bad_warning",
     }
+    assert {"test_bad_hang[asyncio]", "test_bad_hang[uvloop]"} <= outcomes["FAILED"]
     good = {name for name in outcomes["PASSED"] if name.split("[")[0] not in bad}
     assert good == {
         "test_both_loops[asyncio]",

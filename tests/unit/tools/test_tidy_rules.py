@@ -82,6 +82,7 @@ PLANTED = [
     ("file-length", "multiraft/node/a.py", "x = 1\n" * 401),
     ("file-length", "multiraft/raft/a.pyx", "x = 1\n" * 701),
     ("file-too-long", "multiraft/raft/a.pyx", "x = 1\n" * 801),
+    ("file-too-long", "tests/a.py", "x = 1\n" * 801),
     ("opening", "multiraft/node/a.py", '"""."""'),
     ("opening", "multiraft/node/a.py", "x = 1"),
     ("opening", "multiraft/raft/a.pyx", '# distutils: x\n"""Log."""\n'),
@@ -162,6 +163,7 @@ SOUND = [
         long_function("cdef int f() except -1:", 50) + "x = 1\n" * 9,
     ),
     ("file-length", "multiraft/raft/a.pyx", "x = 1\n" * 700),
+    ("file-length", "tests/a.py", "x = 1\n" * 800),
     ("opening", "multiraft/raft/a.pxd", "# What a replica knows of each of its peers.\n"),
     (
         "opening",

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.unit.transport.harness import sweep
+from tests.unit.transport.peers import sweep
 
 
 @pytest.fixture
 def arun(loop_runner: asyncio.Runner) -> Callable[[Coroutine[Any, Any, None]], None]:
-    """As everywhere, within half a minute, and with the test's own sockets swept up afterwards."""
+    """As everywhere, within the time of a test, and with the test's own sockets swept up afterwards."""
 
     async def whole(main: Coroutine[Any, Any, None]) -> None:
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(50):
                 await main
         finally:
             await sweep()

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
 
-from multiraft._core import FrameKind
+from multiraft._core import FRAME_MAGIC, FrameKind
 from multiraft.errors import MultiRaftError
 from multiraft.ids import ClusterId, NodeId, StoreId
 from multiraft.interfaces import FileMeta, Hello
-from multiraft.transport.hello import FRAME_HEADER, FRAME_MAGIC
+from multiraft.transport.hello import (
+    FRAME_HEADER,
+)
 from multiraft.transport.options import TransportOptions
 from multiraft.transport.transport import LoopTransport
 
 MESSAGE_HEADER = struct.Struct("<HHIQIIQQQQQQ")
 FORWARD = 14
 CLUSTER = 0xC1
-WAIT_S = 8.0
+WAIT_S = 20.0
 
 Arun = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -157,13 +159,12 @@ class Recorder:
         return len(mine) % 2 == 1
 
 
-_FINALS: list[Callable[[], Coroutine[Any, Any, None]]] = []
-"""What closes the sockets that a failed test left open: a loop does not end well with them, and hides the failure."""
-
-
-async def sweep() -> None:
-    while _FINALS:
-        await _FINALS.pop()()
+async def fill(sender: LoopTransport, node: int, size: int = 500_000) -> None:
+    """Send until the queue is full."""
+    full = False
+    while not full:
+        await asyncio.sleep(0)
+        full = not sender.send(NodeId(node), make_frame(bytes(size)))
 
 
 async def poll(condition: Callable[[], bool], what: str) -> None:
@@ -223,140 +224,30 @@ async def pair(
         yield made, one, two
 
 
-class Relay:
-    """A TCP relay between a dialler and a node, that can stop reading, damage bytes, and cut."""
-
-    def __init__(self, target: str):
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-        self.running = asyncio.Event()
-        self.running.set()
-        _FINALS.append(self.close)
-        self.forwarded = 0
-        self.connections = 0
-        self.mangle: Callable[[bytes], bytes] = lambda data: data
-        """What becomes of the bytes on their way to the target."""
-
-    async def open(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._writers.append(writer)
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
-        except OSError:
-            writer.close()
-            return
-        self._writers.append(far_writer)
-        there = asyncio.create_task(self._pump(reader, far_writer, True))
-        back = asyncio.create_task(self._pump(far_reader, writer, False))
-        self._tasks |= {there, back}
-
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: bool
-    ) -> None:
-        try:
-            while data := await reader.read(65536):
-                await self.running.wait()
-                if there:
-                    self.forwarded += len(data)
-                    data = self.mangle(data)
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-    def cut(self) -> None:
-        """Break what stands; new connections are relayed."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def close(self) -> None:
-        """Idempotent."""
-        if self._server is not None:
-            self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+SMALL_CHUNKS = replace(FAST, chunk_bytes=16 * 1024, file_bytes_per_s=2**40)
 
 
-class Raw:
-    """A plain socket that says what a test wants to a transport's port."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        self.reader = reader
-        self.writer = writer
-        _FINALS.append(self._finish)
-
-    @classmethod
-    async def dial(cls, address: str, **settings: Any) -> Raw:
-        host, _, port = address.rpartition(":")
-        return cls(*await asyncio.open_connection(host, int(port), **settings))
-
-    async def say(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def rest(self) -> bytes:
-        """Everything until the other side ends the connection."""
-        data = b""
-        async with asyncio.timeout(WAIT_S):
-            try:
-                while part := await self.reader.read(65536):
-                    data += part
-            except (ConnectionError, BrokenPipeError):
-                pass
-        return data
-
-    async def frame(self) -> bytes:
-        head = await self.reader.readexactly(FRAME_HEADER.size)
-        length = struct.unpack_from("<I", head, 4)[0]
-        return head + await self.reader.readexactly(length - FRAME_HEADER.size)
-
-    def close(self) -> None:
-        self.writer.transport.abort()
-
-    async def _finish(self) -> None:
-        self.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
+@asynccontextmanager
+async def bulk_pair(
+    tmp_path: Path, options: Any = SMALL_CHUNKS
+) -> AsyncIterator[tuple[Cluster, Recorder, Recorder, Path]]:
+    """Nodes 1 and 2; node 1 knows the address of node 2, which takes files into the directory."""
+    async with cluster(options) as nodes:
+        one, two = Recorder(1), Recorder(2)
+        await nodes.add(one)
+        directory = tmp_path / "incoming"
+        await nodes.add(two, directory=str(directory))
+        nodes.join(1, 2)
+        await one.until_up(2)
+        yield nodes, one, two, directory
 
 
-class Impostor:
-    """A listener that speaks for a node by hand: it hands over what was dialled."""
-
-    def __init__(self) -> None:
-        self.dialled: asyncio.Queue[Raw] = asyncio.Queue()
-        self.address = ""
-        self._server: asyncio.Server | None = None
-        _FINALS.append(self.close)
-
-    async def open(self) -> None:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self.dialled.put(Raw(reader, writer))
-
-        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def close(self) -> None:
-        """Idempotent."""
-        if self._server is not None:
-            self._server.close()
+def make_file(tmp_path: Path, size: int, seed: int = 1) -> tuple[str, bytes]:
+    data = random.Random(seed).randbytes(size)
+    path = tmp_path / f"snapshot-{size}-{seed}"
+    path.write_bytes(data)
+    return str(path), data
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def content(path: str | Path) -> bytes:
+    return Path(path).read_bytes()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
-from tests.unit.transport.harness import hello_of, seal
 
 from multiraft._core import FrameKind
 from multiraft.errors import (
@@ -37,6 +37,7 @@ from multiraft.transport.hello import (
     farewell_for,
 )
 from multiraft.transport.options import TransportOptions
+from tests.unit.transport.harness import hello_of, seal
 
 
 def greeting(node: int = 1, target: int = 2, **changes: object) -> Greeting:
@@ -184,10 +185,8 @@ def test_random_bodies_raise_nothing_but_protocol_errors() -> None:
             FRAME_HEADER.pack(*[chance.randrange(60000)] * 13) + chance.randbytes(size)
         )
         for decode in (decode_hello, decode_goodbye):
-            try:
+            with contextlib.suppress(PeerProtocolError):
                 decode(frame)
-            except PeerProtocolError:
-                pass
 
 
 def test_options_check_themselves() -> None:

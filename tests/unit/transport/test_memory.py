@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.unit.transport.harness import Recorder, make_frame
 
 from multiraft.errors import (
     Closed,
@@ -20,6 +19,7 @@ from multiraft.errors import (
 )
 from multiraft.ids import NodeId
 from multiraft.transport.memory import MemoryNetwork, MemoryTransport
+from tests.unit.transport.harness import Recorder, content, make_frame
 
 N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
 
@@ -144,7 +144,7 @@ def test_p84_another_cluster_or_store_is_refused_on_both_sides() -> None:
 
 
 def test_a_restarted_node_is_another_connection() -> None:
-    network, (one, two), (t1, t2) = join()
+    network, (one, two), (_, t2) = join()
     say(t2, 1, b"never arrives")
     again = Recorder(2, boot_count=2)
     new = network.transport(N2, again)
@@ -229,7 +229,7 @@ def test_files(tmp_path: Path) -> None:
         await t1.send_file(N2, 5, str(path), b"note")
         node, transfer, received, meta = two.files[0]
         assert (node, transfer, meta.size, meta.note) == (1, 5, 2_500_000, b"note")
-        assert Path(received).read_bytes() == path.read_bytes()
+        assert content(received) == content(path)
         network.cut(N1, N2)
         with pytest.raises(LinkLost):
             await t1.send_file(N2, 6, str(path))

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
+
+from multiraft.config import TlsConfig
+from multiraft.errors import ConfigError, PeerProtocolError
+from multiraft.ids import NodeId
+from multiraft.transport.hello import Purpose, Step, encode_hello
+from multiraft.transport.options import TransportOptions
+from multiraft.transport.tls import check_certificate, client_context, node_name
+from multiraft.transport.transport import LoopTransport
 from tests.unit.transport.harness import (
-    Arun,
     FAST,
+    Arun,
     Cluster,
-    Raw,
     Recorder,
     cluster,
+    content,
     hello_of,
     make_frame,
     poll,
     seal,
 )
-
-from multiraft.errors import ConfigError, PeerProtocolError
-from multiraft.ids import NodeId
-from multiraft.transport.hello import Purpose, Step, encode_hello
-from multiraft.transport.options import TransportOptions
-from multiraft.transport.tls import TlsConfig, check_certificate, node_name
-from multiraft.transport.transport import LoopTransport
-
+from tests.unit.transport.peers import Raw
 
 
 class Authority:
@@ -51,9 +53,9 @@ class Authority:
             for blob in certificate.cert_chain_pems:
                 file.write(blob.bytes())
         return TlsConfig(
-            cert=str(self._directory / f"{label}.pem"),
+            certificate=str(self._directory / f"{label}.pem"),
             key=str(self._directory / f"{label}.key"),
-            ca=str(self._directory / "ca.pem"),
+            authorities=str(self._directory / "ca.pem"),
         )
 
     def node(self, node: int) -> TlsConfig:
@@ -84,9 +86,8 @@ async def pair_over_tls(
         yield nodes, one, two
 
 
-def test_frames_and_files_go_through_tls(
-    arun: Arun, authority: Authority, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_frames_and_files_go_through_tls(arun: Arun, authority: Authority, tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster() as nodes:
             one, two = Recorder(1), Recorder(2)
@@ -103,14 +104,15 @@ def test_frames_and_files_go_through_tls(
             for payload in sent:
                 assert nodes.transports[1].send(NodeId(2), make_frame(payload))
                 await two.until(
-                    lambda: two.received_count and two.payloads()[-1] == payload, "frame"
-                )  # noqa: B023
+                    lambda wanted=payload: two.received_count and two.payloads()[-1] == wanted,
+                    "frame",
+                )
             assert nodes.transports[2].send(NodeId(1), make_frame(b"back"))
             await one.until(lambda: one.payloads() == [b"back"], "frame back")
             path = tmp_path / "snapshot"
             path.write_bytes(chance.randbytes(1_000_000))
             await nodes.transports[1].send_file(NodeId(2), 1, str(path))
-            assert Path(two.files[0][2]).read_bytes() == path.read_bytes()
+            assert content(two.files[0][2]) == content(path)
             connection = nodes.transports[1]._links.standing(NodeId(2))
             assert connection is not None and connection._transport is not None
             assert connection._transport.get_extra_info("cipher")[1] == "TLSv1.3"
@@ -148,16 +150,14 @@ def test_a_certificate_of_another_ca_gets_nowhere(
             nodes.join(2, 1)
             for node, other in ((1, 2), (2, 1)):
                 link = nodes.transports[node]._links.link(NodeId(other))
-                await poll(lambda: link.failures >= 3, "failed dials")  # noqa: B023
+                await poll(lambda: link.failures >= 3, "failed dials")
             assert one.story == two.story == []
             assert one.admitted == two.admitted == []
 
     arun(main())
 
 
-def test_a_certificate_speaks_for_its_own_node_only(
-    arun: Arun, authority: Authority
-) -> None:
+def test_a_certificate_speaks_for_its_own_node_only(arun: Arun, authority: Authority) -> None:
     """Node 3's key, and a web server's of the same CA, cannot be used to join as node 2 - by neither side's dial."""
 
     async def main() -> None:
@@ -167,24 +167,23 @@ def test_a_certificate_speaks_for_its_own_node_only(
                 await nodes.add(one, tls=authority.node(1))
                 await nodes.add(two, tls=stolen)
                 nodes.join(2, 1)
-                await one.until(lambda: bool(one.refusals), "refusal")
+                await one.until(lambda who=one: bool(who.refusals), "refusal")
                 assert isinstance(one.refusals[0][1], PeerProtocolError)
                 assert "certificate" in str(one.refusals[0][1])
-                await two.until(lambda: bool(two.refusals), "refusal")
+                await two.until(lambda who=two: bool(who.refusals), "refusal")
                 assert "certificate" in str(two.refusals[0][1])
                 nodes.transports[2].remove(NodeId(1))
                 nodes.join(1, 2)
                 link = nodes.transports[1]._links.link(NodeId(2))
-                await poll(lambda: link.failures >= 2, "failed dials")
+                await poll(lambda mine=link: mine.failures >= 2, "failed dials")
                 assert one.story == two.story == []
                 assert one.admitted == []
 
     arun(main())
 
 
-def test_a_plain_client_on_a_tls_port_and_the_reverse(
-    arun: Arun, authority: Authority
-) -> None:
+@pytest.mark.slow
+def test_a_plain_client_on_a_tls_port_and_the_reverse(arun: Arun, authority: Authority) -> None:
     async def main() -> None:
         async with cluster(replace(FAST, hello_timeout_s=0.3)) as nodes:
             secure, plain = Recorder(1), Recorder(2)
@@ -194,7 +193,7 @@ def test_a_plain_client_on_a_tls_port_and_the_reverse(
             nodes.join(2, 1)
             for node, other in ((1, 2), (2, 1)):
                 link = nodes.transports[node]._links.link(NodeId(other))
-                await poll(lambda: link.failures >= 3, "failed dials")  # noqa: B023
+                await poll(lambda: link.failures >= 3, "failed dials")
             assert secure.story == plain.story == []
             raw = await Raw.dial(nodes.addresses[1])
             hello = encode_hello(hello_of(2), Step.OFFER, Purpose.LINK)
@@ -217,17 +216,15 @@ def test_a_client_without_a_certificate_or_with_an_old_protocol_is_refused(
         async with cluster() as nodes:
             one = Recorder(1)
             await nodes.add(one, tls=authority.node(1))
-            bare = ssl.create_default_context(cafile=config.ca)
+            bare = ssl.create_default_context(cafile=config.authorities)
             bare.check_hostname = False
             hello = seal(encode_hello(hello_of(2), Step.OFFER, Purpose.LINK), source=2, target=1)
-            try:
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
                 raw = await Raw.dial(nodes.addresses[1], ssl=bare)
                 await raw.say(hello)
                 assert await raw.rest() == b""
                 raw.close()
-            except (ssl.SSLError, ConnectionError):
-                pass
-            old = config.client_context()
+            old = client_context(config)
             old.check_hostname = False
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
             with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -238,11 +235,10 @@ def test_a_client_without_a_certificate_or_with_an_old_protocol_is_refused(
     arun(main())
 
 
-def test_garbage_inside_tls_costs_that_connection(
-    arun: Arun, authority: Authority
-) -> None:
+@pytest.mark.slow
+def test_garbage_inside_tls_costs_that_connection(arun: Arun, authority: Authority) -> None:
     async def main() -> None:
-        context = authority.node(9).client_context()
+        context = client_context(authority.node(9))
         context.check_hostname = False
         chance = random.Random(6)
         async with pair_over_tls(authority) as (nodes, one, two):
@@ -257,9 +253,7 @@ def test_garbage_inside_tls_costs_that_connection(
     arun(main())
 
 
-def test_a_full_queue_is_bounded_under_tls_too(
-    arun: Arun, authority: Authority
-) -> None:
+def test_a_full_queue_is_bounded_under_tls_too(arun: Arun, authority: Authority) -> None:
     async def main() -> None:
         async with pair_over_tls(authority, replace(FAST, queue_bytes_max=1_000_000)) as (
             nodes,
@@ -305,9 +299,9 @@ def test_unusable_files_are_config_errors(
 
     async def main() -> None:
         for bad, name in (
-            (replace(good, ca=str(tmp_path / "none")), "tls.ca"),
-            (replace(good, ca=str(empty)), "tls.ca"),
-            (replace(good, cert=str(empty)), "tls.cert"),
+            (replace(good, authorities=str(tmp_path / "none")), "tls.authorities"),
+            (replace(good, authorities=str(empty)), "tls.authorities"),
+            (replace(good, certificate=str(empty)), "tls.certificate"),
             (replace(good, key=other.key), "tls.key"),
         ):
             with pytest.raises(ConfigError, match=name):

@@ -1,0 +1,273 @@
+"""What the log store costs: entries a second and bytes on the device against one key per entry, and the index at open.
+
+Both layouts are written by turns in one run, each flush durable, so that the disk's moods hit both alike: the ratio is the
+figure, entries a second are good to a factor of two. What is written is made beforehand; only writing is timed.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+
+from multiraft._batch import BatchBuilder
+from multiraft._core import encode_run
+from multiraft.ids import ReplicaId
+from multiraft.interfaces import Base, Membership
+from multiraft.log.directory import LogDirectory
+from multiraft.log.environment import LogEnvironment
+from multiraft.log.loading import load_index
+from multiraft.log.lookup import find_runs, group_facts
+from multiraft.log.schema import LogSettings
+from multiraft.log.store import LmdbLogStore
+from multiraft.records import encode_base
+from multiraft.worker import InlineWorker
+
+GROUPS = 1024
+MAP_BYTES = 8 << 30
+DURABLE = LogSettings(map_bytes=MAP_BYTES, reserve_bytes=0)
+RELAXED = LogSettings(map_bytes=MAP_BYTES, reserve_bytes=0, ahead_bytes=0, durability="relaxed")
+
+
+class OnDemand:
+    """A worker that works when it is told to: a whole flush is appended first, as a turn does, and then written."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = (
+            deque()
+        )
+
+    def submit(
+        self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        self.jobs.append((job, done))
+
+    def work(self) -> None:
+        while self.jobs:
+            job, done = self.jobs.popleft()
+            done(job(), None)
+
+    def close(self) -> None:
+        self.work()
+
+
+class Batched:
+    """The log store: one transaction a flush."""
+
+    def __init__(self, path: Path, settings: LogSettings = DURABLE, groups: int = GROUPS):
+        self.writer = OnDemand()
+        self.store = LmdbLogStore(
+            path, writer=self.writer, reader=InlineWorker(), settings=settings
+        )
+        self.sequence = 0
+        self.last = dict.fromkeys(range(1, groups + 1), 0)
+        self.write(self.seal(map(created, self.last)))
+
+    def seal(self, runs: Iterator[bytes]) -> list[bytes]:
+        builder = BatchBuilder()
+        for run in runs:
+            builder.add_run(run)
+        batches = builder.seal(self.sequence + 1, self.store.store_id)
+        self.sequence += len(batches)
+        return batches
+
+    def flush(self, at: int, entries: int, payload: bytes) -> list[bytes]:
+        """``entries`` over adjacent groups, the ``at``-th time."""
+        return self.seal(self._runs(at, entries, payload))
+
+    def _runs(self, at: int, entries: int, payload: bytes) -> Iterator[bytes]:
+        groups = min(entries, len(self.last))
+        each = entries // groups
+        for offset in range(groups):
+            group = (at * groups + offset) % len(self.last) + 1
+            first = self.last[group] + 1
+            self.last[group] += each
+            yield encode_run(
+                group=group, first=first, term=1, prev_term=int(first > 1), entries=[payload] * each
+            )
+
+    def write(self, batches: list[bytes]) -> None:
+        for batch in batches:
+            self.store.append(batch)
+        self.writer.work()
+        assert self.store.synced_sequence == self.store._index.last_sequence
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class OneKeyEach:
+    """What it is compared with: one key, group and index, for each entry; one transaction a flush."""
+
+    def __init__(self, path: Path, sync: bool = True):
+        path.mkdir()
+        self.environment = lmdb.open(str(path), map_size=MAP_BYTES, sync=sync, lib_version=0)
+        self.last = dict.fromkeys(range(1, GROUPS + 1), 0)
+
+    def flush(self, at: int, entries: int, payload: bytes) -> list[tuple[bytes, bytes]]:
+        groups = min(entries, GROUPS)
+        each = entries // groups
+        items = []
+        for offset in range(groups):
+            group = (at * groups + offset) % GROUPS + 1
+            for index in range(self.last[group] + 1, self.last[group] + each + 1):
+                key = group.to_bytes(8, "big") + index.to_bytes(8, "big")
+                items.append((key, bytes(8) + payload))
+            self.last[group] += each
+        return items
+
+    def write(self, items: list[tuple[bytes, bytes]]) -> None:
+        with self.environment.begin(write=True) as transaction:
+            transaction.cursor().putmulti(items)
+
+    def close(self) -> None:
+        self.environment.close()
+
+
+def created(group: int) -> bytes:
+    payload = encode_base(Base(0, 0, ReplicaId(1), Membership()))
+    return encode_run(group=group, first=0, term=0, from_replica=1, kind=8, entries=[payload])
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[tuple[Batched, OneKeyEach]]:
+    batched, single = Batched(tmp_path / "batched"), OneKeyEach(tmp_path / "single")
+    yield batched, single
+    batched.close()
+    single.close()
+
+
+@pytest.mark.parametrize("payload_bytes", [16, 128])
+@pytest.mark.parametrize("entries", [100, 10_000])
+@pytest.mark.benchmark(group="log store: a durable flush over 1,024 groups")
+def test_flush_against_one_key_per_entry(
+    benchmark: Any, both: tuple[Batched, OneKeyEach], entries: int, payload_bytes: int
+) -> None:
+    timed = benchmark.enabled
+    rounds = (60 if entries < 1000 else 20) if timed else 1
+    payload = os.urandom(payload_bytes)
+    for at in range(20 if timed else 1):  # the trees have some depth before anything is timed
+        for each in both:
+            each.write(each.flush(at, 10_000 if timed else 200, payload))  # type: ignore[arg-type]
+    prepared = [
+        [each.flush(at, entries, payload) for each in both] for at in range(rounds + int(timed))
+    ]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    turns = iter(prepared)
+
+    def flush_both() -> None:
+        for each, items, spent in zip(both, next(turns), seconds, strict=True):
+            started = time.perf_counter()
+            each.write(items)  # type: ignore[arg-type]
+            spent.append(time.perf_counter() - started)
+
+    benchmark.pedantic(flush_both, rounds=rounds, warmup_rounds=1 if timed else 0)
+    written = entries // min(entries, GROUPS) * min(entries, GROUPS)
+    ours, theirs = (statistics.median(each) for each in seconds)
+    benchmark.extra_info.update(
+        operations=written,
+        entries_per_second=round(written / ours),
+        one_key_per_entry_per_second=round(written / theirs),
+        ratio=round(theirs / ours, 2),
+        ratio_of_best=round(min(seconds[1]) / min(seconds[0]), 2),
+        target_ratio=10 if entries == 10_000 else 2,
+    )
+    batched, single = both
+    group = batched.store._index
+    assert [group_last(group, 1), group_last(group, GROUPS)] == [
+        single.last[1],
+        single.last[GROUPS],
+    ]
+
+
+def group_last(index: Any, group: int) -> int:
+    facts = group_facts(index, group)
+    assert facts is not None
+    return facts.last_index
+
+
+def device_bytes(path: Path) -> Callable[[], int]:
+    """Asks how many bytes the device under ``path`` was ever given to write; skips where nobody knows."""
+    device = os.stat(path).st_dev
+    stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+    if not stat.exists():
+        pytest.skip(f"{path} is on no block device whose writes are counted ({stat})")
+    return lambda: int(stat.read_text().split()[6]) * 512
+
+
+@pytest.mark.parametrize(("payload_bytes", "target"), [(16, 2.5), (128, 1.3)])
+@pytest.mark.benchmark(
+    group="log store: bytes on the device per byte of payload, ten entries a run"
+)
+def test_device_bytes(benchmark: Any, tmp_path: Path, payload_bytes: int, target: float) -> None:
+    """The least of several stretches: other processes write to the same device, never less than nothing."""
+    written = device_bytes(tmp_path)
+    batched = Batched(tmp_path / "batched")
+    flushes, stretches = (10, 8) if benchmark.enabled else (1, 1)
+    payload = os.urandom(payload_bytes)
+    prepared = deque(
+        [batched.flush(at, 10 * GROUPS, payload) for at in range(flushes)] for _ in range(stretches)
+    )
+    shares = []
+
+    def stretch() -> None:
+        os.sync()
+        before = written()
+        for batches in prepared.popleft():
+            batched.write(batches)
+        shares.append((written() - before) / (flushes * 10 * GROUPS * payload_bytes))
+
+    benchmark.pedantic(stretch, rounds=stretches)
+    benchmark.extra_info.update(
+        device_bytes_per_payload_byte=round(min(shares), 3),
+        target=target,
+        all=[round(each, 2) for each in shares],
+    )
+    assert group_last(batched.store._index, 1) == 10 * flushes * stretches
+    batched.close()
+
+
+@pytest.mark.parametrize(("groups", "each"), [(64, 100), (1024, 10), (10_000, 1)])
+@pytest.mark.benchmark(group="log store: the index at open, a million entries")
+def test_rebuild_the_index(benchmark: Any, tmp_path: Path, groups: int, each: int) -> None:
+    timed = benchmark.enabled
+    groups = groups if timed else 16
+    entries = 1_000_000 if timed else groups * each * 3
+    batched = Batched(tmp_path / "log", RELAXED, groups)
+    payload = bytes(16)
+    flushes = entries // (groups * each)
+    for at in range(flushes):
+        batched.write(batched.flush(at, groups * each, payload))
+    store_id = batched.store.store_id
+    batched.close()
+    directory = LogDirectory(tmp_path / "log")
+    environment = LogEnvironment(directory, RELAXED)
+
+    def rebuild() -> Any:
+        index = load_index(environment, store_id, bodies=False)
+        assert index.finish() == []
+        return index
+
+    try:
+        index = benchmark.pedantic(
+            rebuild, rounds=5 if timed else 1, warmup_rounds=1 if timed else 0
+        )
+        assert group_last(index, groups) == flushes * each
+        assert len(find_runs(index, 1, 1, 1 << 30)) == flushes
+        if timed:
+            seconds = benchmark.stats.stats.min
+            benchmark.extra_info.update(
+                operations=flushes * groups * each,
+                seconds_per_million_entries=round(seconds / (flushes * groups * each) * 1e6, 4),
+                target=0.3,
+            )
+    finally:
+        environment.close()
+        directory.close()

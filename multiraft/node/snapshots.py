@@ -1,0 +1,282 @@
+"""Snapshots for replicas that are too far behind: made, sent, received, installed - one group at a time, each resumable.
+
+Out: the state store writes a file, the group's leader announces it (index, term, membership, transfer id), the file travels on a
+connection of its own. In: announcement and file meet here, in either order. Then, each step durable before the next
+(architecture, "Two environments, one truth"): the file is moved and synced under its own name; SNAPSHOT_PENDING is synced; the
+state store replaces the shard in one transaction; the replica's log begins behind it (SNAPSHOT_MARK); when that is synced the
+leader is answered, and the file goes. What a crash leaves in between is finished or dropped at the next start.
+
+Nothing here holds up a heartbeat: files are a worker's work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import struct
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multiraft.errors import LogCorrupt, MultiRaftError, StorageError
+from multiraft.ids import GroupId, NodeId
+from multiraft.interfaces import Base, FileMeta, GroupLog, HardState, Jobs, SnapshotRecord
+from multiraft.machine.kv import KeyValueStore
+from multiraft.machine.snapshot import Outcome, SnapshotInfo, outcome_at_open
+from multiraft.machine.tree import sync_directory
+from multiraft.node.waiters import Waiters
+from multiraft.raft import MultiRaft, Snapshot
+from multiraft.records import decode_membership, encode_snapshot_record
+from multiraft.transport.transport import LoopTransport
+
+logger = logging.getLogger("multiraft.node")
+
+_NOTE = struct.Struct("<I")
+OUTGOING_MAX = 4
+
+
+@dataclass(slots=True)
+class Offer:
+    """A snapshot that a leader announced."""
+
+    group: int
+    index: int
+    term: int
+    membership: bytes
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A file that came."""
+
+    path: str
+    meta: FileMeta
+
+
+class Snapshots:
+    """Snapshots of one node, out and in. ``spawn`` starts a task that the node owns."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        multi: MultiRaft,
+        machine: KeyValueStore,
+        waiters: Waiters,
+        transport: LoopTransport,
+        jobs: Jobs,
+        after_sync: Callable[[Callable[[], None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        kick: Callable[[], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._directory = directory
+        self._multi = multi
+        self._machine = machine
+        self._waiters = waiters
+        self._transport = transport
+        self._jobs = jobs
+        self._after_sync = after_sync
+        self._spawn = spawn
+        self._kick = kick
+        self._failed = failed
+        self._transfers = itertools.count(1)
+        self._outgoing: set[tuple[int, int]] = set()
+        self._offers: dict[tuple[int, int], Offer] = {}
+        self._arrivals: dict[tuple[int, int], Arrival] = {}
+        self._installing: set[int] = set()
+        self.sent = 0
+        self.installed = 0
+
+    # -- out ------------------------------------------------------------------------------------------------------------------
+
+    def wanted(self, group: int, peer: int, node: int) -> None:
+        """A member is too far behind for the log: make it a snapshot, unless enough are on their way."""
+        key = (group, peer)
+        if (
+            key in self._outgoing
+            or len(self._outgoing) >= OUTGOING_MAX
+            or not self._transport.connected(NodeId(node))
+        ):
+            self._report(group, peer, False)
+            return
+        self._outgoing.add(key)
+        transfer = next(self._transfers)
+        path = self._directory / f"out-{group}-{transfer}.snapshot"
+
+        def written(info: SnapshotInfo | None, error: BaseException | None) -> None:
+            if info is None:
+                logger.warning("no snapshot of group %d: %s", group, error, extra={"group": group})
+                self._outgoing.discard(key)
+                self._report(group, peer, False)
+            else:
+                self._spawn(self._send(key, NodeId(node), transfer, path, info))
+
+        self._machine.snapshot(group, path, written)
+
+    async def _send(
+        self, key: tuple[int, int], node: NodeId, transfer: int, path: Path, info: SnapshotInfo
+    ) -> None:
+        group, peer = key
+        sent = False
+        try:
+            if group in self._multi:
+                membership = decode_membership(info.membership)
+                offer = Snapshot(info.index, info.term, membership, context=transfer)
+                self._multi.replica(group).send_snapshot(peer, offer)
+                self._kick()
+                await self._transport.send_file(node, transfer, str(path), _NOTE.pack(info.crc))
+                sent = True
+                self.sent += 1
+        except (MultiRaftError, OSError) as error:
+            logger.warning(
+                "snapshot of group %d did not reach node %d: %s",
+                group,
+                node,
+                error,
+                extra={"group": group},
+            )
+        finally:
+            self._outgoing.discard(key)
+            self._jobs.submit(lambda: path.unlink(missing_ok=True), self._done)
+            self._report(group, peer, sent)
+
+    def _report(self, group: int, peer: int, ok: bool) -> None:
+        if group in self._multi:
+            self._multi.replica(group).report_snapshot(peer, ok)
+
+    # -- in -------------------------------------------------------------------------------------------------------------------
+
+    def offered(
+        self, group: int, index: int, term: int, context: int, sender: int, membership: bytes
+    ) -> None:
+        """A leader announces a snapshot; its file is on its way, or here already."""
+        node = next(
+            (m.node for m in decode_membership(membership).members if m.replica == sender), None
+        )
+        if node is None or group in self._installing:
+            return
+        stale = [key for key, offer in self._offers.items() if offer.group == group]
+        for old in stale:
+            del self._offers[old]
+        self._offers[int(node), context] = Offer(group, index, term, membership)
+        self._meet((int(node), context))
+
+    def arrived(self, node: int, transfer: int, path: str, meta: FileMeta) -> None:
+        """A file is here, whole and synced."""
+        self._arrivals[node, transfer] = Arrival(path, meta)
+        self._meet((node, transfer))
+
+    def _meet(self, key: tuple[int, int]) -> None:
+        offer, arrival = self._offers.get(key), self._arrivals.get(key)
+        if offer is None or arrival is None:
+            return
+        del self._offers[key], self._arrivals[key]
+        if (
+            offer.group not in self._multi
+            or offer.group in self._installing
+            or len(arrival.meta.note) != _NOTE.size
+        ):
+            self._jobs.submit(lambda: Path(arrival.path).unlink(missing_ok=True), self._done)
+            return
+        self._installing.add(offer.group)
+        path = self._directory / f"in-{offer.group}-{offer.index}.snapshot"
+        base = Base(
+            offer.index,
+            offer.term,
+            self._multi.replica(offer.group).status().replica,
+            decode_membership(offer.membership),
+            self._hard_state(offer.group),
+        )
+        record = SnapshotRecord(
+            base, path.name, arrival.meta.size, _NOTE.unpack(arrival.meta.note)[0]
+        )
+
+        def moved(_: object, error: BaseException | None) -> None:
+            if error is not None:
+                self._ended(offer.group, path, error)
+                return
+            self._multi.record_pending_snapshot(
+                offer.group, offer.index, offer.term, encode_snapshot_record(record)
+            )
+            self._after_sync(lambda: self._install(offer.group, path, record))
+
+        self._jobs.submit(lambda: _move(Path(arrival.path), path), moved)
+
+    def _hard_state(self, group: int) -> HardState:
+        status = self._multi.replica(group).status()
+        return HardState(status.term, status.vote, commit=status.commit_index)  # type: ignore[arg-type]
+
+    def _install(self, group: int, path: Path, record: SnapshotRecord) -> None:
+        self._installing.add(group)
+
+        def done(installed: bool | None, error: BaseException | None) -> None:
+            if error is not None or group not in self._multi:
+                self._ended(group, path, error)
+                return
+            base = record.base
+            self._multi.installed(group, base.index, base.term, base.membership)
+            self._waiters.jumped(group, base.index)
+            self.installed += bool(installed)
+            self._after_sync(lambda: self._ended(group, path, None))
+
+        self._machine.install(group, path, record, done)
+
+    def _ended(self, group: int, path: Path, error: BaseException | None) -> None:
+        self._installing.discard(group)
+        self._jobs.submit(lambda: path.unlink(missing_ok=True), self._done)
+        if error is None:
+            return
+        if isinstance(error, StorageError):
+            self._failed(error)
+            return
+        logger.warning(
+            "the snapshot of group %d is not installed: %s", group, error, extra={"group": group}
+        )
+        if group in self._multi:
+            self._multi.snapshot_failed(group)
+
+    # -- at the start ---------------------------------------------------------------------------------------------------------
+
+    def resume(self, group_log: GroupLog, applied_index: int) -> None:
+        """A snapshot was pending when the process ended: finish it, mark it, or forget it."""
+        record = group_log.pending
+        if record is None:
+            return
+        group, path = int(group_log.group), self._directory / record.name
+        outcome = outcome_at_open(applied_index, group, record, path)
+        if outcome is Outcome.FINISH:
+            self._install(group, path, record)
+        elif outcome is Outcome.MARK:
+            self._multi.installed(
+                group, record.base.index, record.base.term, record.base.membership
+            )
+            self._after_sync(lambda: self._ended(group, path, None))
+        else:
+            dropped = SnapshotRecord(record.base, "", 0, 0)
+            self._multi.record_pending_snapshot(
+                group, record.base.index, record.base.term, encode_snapshot_record(dropped)
+            )
+            self._ended(group, path, None)
+
+    def _done(self, _: object, error: BaseException | None) -> None:
+        if error is not None:
+            logger.warning("a snapshot file could not be removed: %s", error)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Under its own name, synced, so that a start after a power cut finds it."""
+    os.replace(source, target)
+    sync_directory(target.parent)
+    sync_directory(source.parent)
+
+
+def check_base(group: GroupId, base_index: int, applied_index: int) -> None:
+    """Raise LogCorrupt where the log begins after what the state holds: a gap that nothing here can fill."""
+    if applied_index < base_index:
+        raise LogCorrupt(
+            f"the log of group {group} begins after entry {base_index}, but the state holds only {applied_index}",
+            damage={group: (applied_index + 1, base_index)},
+        )

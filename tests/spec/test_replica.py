@@ -1,0 +1,30 @@
+"""The compiled replica against its specification, and both against what must never happen, over random schedules.
+
+``MULTIRAFT_SPEC_SEEDS`` says how many seeds are run (few by default, many before a release); ``MULTIRAFT_SPEC_FIRST`` where they
+begin. A failure names its seed: ``Cluster(seed)`` and its events replay it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.spec.cluster import Cluster
+
+SEEDS = int(os.environ.get("MULTIRAFT_SPEC_SEEDS", "60"))
+FIRST = int(os.environ.get("MULTIRAFT_SPEC_FIRST", "0"))
+EVENTS = 1200
+
+
+def run(seed: int) -> Cluster:
+    cluster = Cluster(seed)
+    for _ in range(EVENTS):
+        cluster.event()
+    cluster.heal()
+    return cluster
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+def test_p83_random_schedules(seed: int) -> None:
+    run(seed)
