@@ -22,6 +22,7 @@ cdef class Ticket:
     cdef TicketState state
     # asyncio's handshake: set when the ticket is yielded to a task, taken back by that task.
     cdef public bint _asyncio_future_blocking
+    cdef bint suspended     # whoever awaits it has suspended, and has not come back for the answer
     cdef Waker waker
     cdef object value
     # Who waits. The first callback and its context stand by themselves, since there is hardly ever a second; `more` holds
@@ -43,8 +44,8 @@ cdef class Waker:
     cdef bint draining
     # A future that is done, with None: what a task is shown when it is woken for a ticket that has its answer.
     cdef object stand_in
-    # Answered tickets handed out since the loop last came round, as far as this waker can know.
-    cdef int answered_in_a_row
+    # Awaits that did not suspend since the loop last came round, as far as this waker can know.
+    cdef int unsuspended
 
     # What became of the ticket. False, and nothing done, where the ticket is no longer pending: the wait was given up, or
     # a deadline was first. Neither wakes anybody: that is left to drain().
@@ -60,6 +61,7 @@ cdef class Waker:
     cdef Ticket oldest(self)
     cdef int wake(self, Ticket ticket, bint inline) except -1
     cdef int wake_inline(self, object callback, object context, Ticket ticket) except -1
+    cdef bint must_come_round(self) noexcept
     cdef bint may_wake_inline(self) except -1
     cdef int check_thread(self) except -1
 

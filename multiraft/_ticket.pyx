@@ -70,9 +70,9 @@ cdef extern from "Python.h":
 # Whether this is the debug build, which refuses a call from the wrong thread.
 DEBUG = bool(MULTIRAFT_DEBUG)
 
-# After so many calls in a row that were answered at once, the next one suspends its caller for a pass of the loop.
+# After so many awaits in a row that did not suspend, the next one does, for a pass of the loop.
 cdef enum:
-    ANSWERED_IN_A_ROW_MAX = 256
+    UNSUSPENDED_MAX = 256
 
 
 # -- tickets ------------------------------------------------------------------------------------------------------------
@@ -109,11 +109,14 @@ cdef class Ticket:
         return self.send(None)
 
     def send(self, value):
-        """One step of awaiting: the ticket itself while it is pending, then StopIteration with the answer."""
-        if self.state == PENDING:
-            self._asyncio_future_blocking = True
-            return self
-        raise StopIteration(self.result())
+        """One step of awaiting: the ticket itself when it suspends, then StopIteration with the answer."""
+        cdef PyObject* answer = NULL
+        kind = send_slot(<PyObject*>self, NULL, &answer)
+        step = <object>answer
+        Py_DECREF(step)
+        if kind == PYGEN_NEXT:
+            return step
+        raise StopIteration(step)
 
     def throw(self, kind, value=None, traceback=None):
         """Raises what is thrown into the waiting coroutine there; the ticket stays as it is."""
@@ -278,7 +281,7 @@ cdef class Waker:
         cdef bint outermost = not self.draining
         cdef bint inline = outermost and self.may_wake_inline()
         if inline:
-            self.answered_in_a_row = 0      # no task runs, so the loop has come round
+            self.unsuspended = 0            # no task runs, so the loop has come round
         self.draining = True
         try:
             while budget > 0 and due > 0 and self.left():
@@ -294,30 +297,11 @@ cdef class Waker:
         return self.left() > 0
 
     cpdef Ticket answered(self, object value):
-        """A ticket that has its answer already, so that awaiting it does not suspend.
-
-        After 256 of them without a pass of the loop between, as far as the waker knows, one is handed out pending and
-        answered in the next pass: a task that reads local state in a tight loop must not starve the node.
-        """
-        if MULTIRAFT_DEBUG:
-            self.check_thread()
+        """A ticket that has its answer already, for a call that had nothing to wait for."""
         cdef Ticket ticket = ticket_new(self, 0, 0)
-        if self.answered_in_a_row < ANSWERED_IN_A_ROW_MAX:
-            self.answered_in_a_row += 1
-            ticket.state = ANSWERED
-            ticket.value = value
-        else:
-            self.answered_in_a_row = 0
-            self.loop.call_soon(self._answer_late, ticket, value)
+        ticket.state = ANSWERED
+        ticket.value = value
         return ticket
-
-    def _answer_late(self, Ticket ticket not None, value):
-        self.answered_in_a_row = 0
-        if ticket.state == PENDING:
-            # Past the queue: no turn knows of this ticket, so none may come to drain it.
-            ticket.state = ANSWERED
-            ticket.value = value
-            ticket.schedule()
 
     # -- inside
 
@@ -377,6 +361,15 @@ cdef class Waker:
             PyContext_Exit(context)
         return 0
 
+    cdef bint must_come_round(self) noexcept:
+        """Asked by each await that need not suspend, whether it has to: a task that only ever asks for what is here, or
+        for what fails at once, would never let the node run."""
+        if self.unsuspended < UNSUSPENDED_MAX:
+            self.unsuspended += 1
+            return False
+        self.unsuspended = 0
+        return True
+
     cdef bint may_wake_inline(self) except -1:
         return _get_running_loop() is self.loop and current_task(self.loop) is None
 
@@ -414,11 +407,14 @@ cdef bint is_task_wakeup(object callback) except -1:
 @cython.profile(False)
 cdef PySendResult send_slot(PyObject* me, PyObject* sent, PyObject** answer) except? PYGEN_ERROR:
     cdef Ticket ticket = <Ticket>me
-    if ticket.state == PENDING:
+    if ticket.state == PENDING or (not ticket.suspended and ticket.waker.must_come_round()):
+        # A task that is given a done ticket to wait for is woken by call_soon, and then takes this step again.
+        ticket.suspended = True
         ticket._asyncio_future_blocking = True
         Py_INCREF(ticket)
         answer[0] = me
         return PYGEN_NEXT
+    ticket.suspended = False
     if ticket.state == ANSWERED:
         Py_INCREF(ticket.value)
         answer[0] = <PyObject*>ticket.value

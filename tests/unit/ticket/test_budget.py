@@ -10,7 +10,7 @@ import pytest
 from multiraft._ticket import Ticket
 from tests.unit.ticket.harness import Desk, note, passes, settle_all, start_notes
 
-IN_A_ROW_MAX = 256
+UNSUSPENDED_MAX = 256
 
 
 def in_callback(desk: Desk, function: Any) -> asyncio.Future[Any]:
@@ -166,21 +166,57 @@ def test_clients_that_never_stop_do_not_starve_the_loop(desk: Desk) -> None:
     assert 100 * 5 <= desk.run(body()) <= 100 * 20
 
 
-# -- answers that need no waiting -----------------------------------------------------------------------------------------
+# -- awaits that need no waiting ------------------------------------------------------------------------------------------
 
 
-def test_one_in_a_row_is_handed_out_pending(desk: Desk) -> None:
+def at_once(desk: Desk, kind: str) -> Ticket[Any]:
+    """A ticket that is done before anybody awaits it, by each way there is."""
+    if kind == "answered":
+        return desk.waker.answered(kind)
+    ticket = desk.ticket()
+    if kind == "settled":
+        assert desk.waker.settle(ticket, kind)
+    else:
+        assert desk.waker.fail(ticket, ValueError(kind))
+    return ticket
+
+
+async def suspends(ticket: Ticket[Any]) -> bool:
+    """Await it; did that let the loop come round?"""
+    came_round: list[bool] = []
+    asyncio.get_running_loop().call_soon(came_round.append, True)
+    try:
+        await ticket
+    except ValueError:
+        assert ticket.exception() is not None
+    return bool(came_round)
+
+
+async def until_suspended(desk: Desk) -> int:
+    """How many awaits do not suspend before one does."""
+    count = 0
+    while not await suspends(desk.waker.answered(None)):
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("kind", ["answered", "settled", "failed"])
+def test_one_in_a_row_suspends(desk: Desk, kind: str) -> None:
     async def body() -> Any:
-        suspended = []
-        for number in range(1, 4 * (IN_A_ROW_MAX + 1) + 1):
-            ticket = desk.waker.answered(number)
-            if not ticket.done():
-                suspended.append(number)
-            assert await ticket == number
-        return suspended
+        tickets = (at_once(desk, kind) for _ in range(3 * (UNSUSPENDED_MAX + 1)))
+        return [number for number, ticket in enumerate(tickets, 1) if await suspends(ticket)]
 
-    step = IN_A_ROW_MAX + 1
-    assert desk.run(body()) == [step, 2 * step, 3 * step, 4 * step]
+    step = UNSUSPENDED_MAX + 1
+    assert desk.run(body()) == [step, 2 * step, 3 * step]
+
+
+def test_the_one_that_suspends_still_gives_its_answer(desk: Desk) -> None:
+    async def body() -> Any:
+        tickets = [desk.waker.answered(number) for number in range(600)]
+        assert all(ticket.done() for ticket in tickets)
+        return [await ticket for ticket in tickets]
+
+    assert desk.run(body()) == list(range(600))
 
 
 def test_a_tight_loop_of_answers_lets_others_run(desk: Desk) -> None:
@@ -193,60 +229,53 @@ def test_a_tight_loop_of_answers_lets_others_run(desk: Desk) -> None:
                 await asyncio.sleep(0)
                 ticked += 1
 
-        ticking, reads = asyncio.create_task(ticker()), 0
+        ticking, reads, ticket = asyncio.create_task(ticker()), 0, desk.waker.answered(None)
         while not ticking.done():
-            await desk.waker.answered(None)
+            await ticket  # the same one again and again, to make it harder
             reads += 1
         return ticked, reads
 
     ticked, reads = desk.run(body())
     assert ticked == 10
-    assert reads <= 12 * (IN_A_ROW_MAX + 1)
+    assert reads <= 12 * (UNSUSPENDED_MAX + 1)
 
 
-def test_a_late_answer_is_given_past_a_backlog(desk: Desk) -> None:
-    """No turn may come to drain for it: nothing was proposed."""
+def test_the_one_that_suspends_can_be_cancelled(desk: Desk) -> None:
+    async def tight() -> None:
+        while True:
+            await desk.waker.answered(None)
 
+    async def body() -> Any:
+        task = asyncio.create_task(tight())
+        await passes(2)
+        task.cancel()
+        await asyncio.wait({task})
+        return task.cancelled()
+
+    assert desk.run(body())
+
+
+def test_whoever_was_woken_does_not_suspend_again(desk: Desk) -> None:
     async def body() -> Any:
         seen: list[Any] = []
-        settle_all(desk, await start_notes(desk, 1, seen))
-        for number in range(IN_A_ROW_MAX + 1):
-            assert await desk.waker.answered(number) == number
-        return seen, desk.waker.waiting
-
-    assert desk.run(body()) == ([], 1)
-    desk.waker.drain()
-    desk.run(passes(1))
-
-
-def test_a_late_answer_that_was_given_up_is_dropped(desk: Desk) -> None:
-    async def body() -> Any:
-        for _ in range(IN_A_ROW_MAX):
-            assert desk.waker.answered(None).done()
-        ticket = desk.waker.answered("late")
-        assert ticket.cancel()
-        await passes(2)
-        return ticket.cancelled()
+        count = 2 * UNSUSPENDED_MAX
+        settle_all(desk, await start_notes(desk, count, seen))
+        await in_callback(desk, desk.waker.drain)
+        return len(seen) == count
 
     assert desk.run(body())
 
 
 def test_a_drain_from_the_loop_starts_the_count_anew(desk: Desk) -> None:
     async def body() -> Any:
-        def answered_at_once() -> int:
-            count = 0
-            while desk.waker.answered(None).done():
-                count += 1
-            return count
-
+        await until_suspended(desk)
         for _ in range(200):
-            desk.waker.answered(None)
+            assert not await suspends(desk.waker.answered(None))
         desk.waker.drain()  # inside a task: the loop has not come round
-        inside = answered_at_once()
-        await passes(1)
+        inside = await until_suspended(desk)
         for _ in range(200):
-            desk.waker.answered(None)
+            assert not await suspends(desk.waker.answered(None))
         await in_callback(desk, desk.waker.drain)
-        return inside, answered_at_once()
+        return inside, await until_suspended(desk)
 
-    assert desk.run(body()) == (IN_A_ROW_MAX - 200, IN_A_ROW_MAX)
+    assert desk.run(body()) == (UNSUSPENDED_MAX - 200, UNSUSPENDED_MAX)
