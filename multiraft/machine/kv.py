@@ -48,6 +48,7 @@ class KeyValueStore:
         self._reader = Reader(tree)
         self._unsaved: list[tuple[ShardRecord, Done]] = []
         self._saving = False
+        self._stopped = False
         self._failure_told = False
         self.on_failed: Callable[[StorageError], None] = lambda error: None
         """Called on the loop, once: nothing more will be written here."""
@@ -89,6 +90,10 @@ class KeyValueStore:
             tree.close()
             raise
         return store
+
+    def stop(self) -> None:
+        """Hand nothing more to the workers: they are about to be closed. What is not saved is in the log."""
+        self._stopped = True
 
     def close(self) -> None:
         """Release the environment. What is in memory only is replayed from the log. The workers are their owner's."""
@@ -151,7 +156,7 @@ class KeyValueStore:
 
     def _save(self) -> None:
         """Write the records of shards that began, all that wait in one transaction."""
-        if self._saving or not self._unsaved:
+        if self._saving or self._stopped or not self._unsaved:
             return
         batch, self._unsaved = self._unsaved, []
         self._saving = True

@@ -344,6 +344,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "transport"):
             await self.transport.close()
+        if hasattr(self, "machine"):
+            self.machine.stop()
         if hasattr(self, "log"):
             await aside(self.log.close)
         for (

@@ -117,7 +117,13 @@ class Raw:
         return cls(*await asyncio.open_connection(host, int(port), **settings))
 
     async def say(self, data: bytes) -> None:
-        self.writer.write(data)
+        """Raises ConnectionError where the other side has ended it; uvloop says that with a RuntimeError."""
+        if self.writer.is_closing():
+            raise ConnectionResetError("the connection is closed")
+        try:
+            self.writer.write(data)
+        except RuntimeError as error:
+            raise ConnectionResetError("the connection is closed") from error
         await self.writer.drain()
 
     async def rest(self) -> bytes:
