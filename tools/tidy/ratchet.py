@@ -38,6 +38,12 @@ RATCHET: tuple[Allowed, ...] = (
     ),
     Allowed(
         "file-length",
+        "multiraft/machine/kv.py",
+        "the face of the state store in one page; flushes part from it when spaces come",
+        size_max=410,
+    ),
+    Allowed(
+        "file-length",
         "multiraft/raft/multi.pyx",
         "one class with one table of replicas; its inspection parts when leases come",
         size_max=760,
