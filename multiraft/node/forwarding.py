@@ -25,6 +25,7 @@ from multiraft.errors import (
     MultiRaftError,
     NoLeader,
     NotLeader,
+    OutcomeUnknown,
     Overloaded,
     PeerProtocolError,
     PreconditionFailed,
@@ -181,11 +182,14 @@ class Forwarding:
                 )
 
     def close(self, error: MultiRaftError) -> None:
-        for call in [
-            *self._away.values(),
-            *(call for calls in self._parked.values() for call in calls),
-        ]:
-            self.waiters.end(call, error)
+        """The node ends because of ``error``: what waits here did not happen, what another node has may have (pitfall 93)."""
+        for calls in self._parked.values():
+            for call in calls:
+                self.waiters.end(call, error)
+        unknown = OutcomeUnknown("this node ended while another node had the command")
+        unknown.__cause__ = error
+        for call in self._away.values():
+            self.waiters.end(call, unknown)
         self._away.clear()
         self._parked.clear()
         self._parked_count = 0

@@ -77,7 +77,8 @@ class Node:
         self.config = config
         self._loop: asyncio.AbstractEventLoop
         self._started = False
-        self._closing = False
+        self._ending: asyncio.Task[None] | None = None
+        self._draining = False
         self._ended: asyncio.Future[None]
         self._failure: BaseException | None = None
         self._workers: list[Worker] = []
@@ -112,7 +113,7 @@ class Node:
         try:
             await self._open()
         except BaseException as error:
-            await self._release(error)
+            await self._end(self._release(error))
             raise
 
     async def _open(self) -> None:
@@ -301,11 +302,32 @@ class Node:
             raise self._failure
 
     async def aclose(self) -> None:
-        """Hand leaderships over, answer everybody, write what is in memory, end. Idempotent."""
-        if not self._started or self._closing:
+        """Refuse new calls, hand leaderships over, finish what is on its way, write what is in memory, end. Idempotent.
+
+        What cannot be finished within two election timeouts is answered with OutcomeUnknown. Whoever gives up waiting for
+        it does not stop it.
+        """
+        if not self._started:
             return
-        if self._failure is None:
-            await self._hand_over()
+        if self._ending is None:
+            if not hasattr(self, "store"):
+                raise InvariantViolation(
+                    "a node that is still starting is ended by cancelling that"
+                )
+            self.store.close()
+        await self._end(self._close())
+
+    def _end(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Let ``work`` end the node, unless something does already; a future for the end, that may be cancelled."""
+        if self._ending is None:
+            self._ending = self._loop.create_task(work)
+        else:
+            work.close()
+        return asyncio.shield(self._ending)
+
+    async def _close(self) -> None:
+        await self._hand_over()
+        await self._finish_calls()
         await self._release(self._failure)
 
     async def _hand_over(self) -> None:
@@ -315,23 +337,33 @@ class Node:
             for node in self.config.voters
             if node != self.config.node_id and self.peers.linked(node)
         ]
-        if not others:
-            return
         until = self._loop.time() + self.config.election_ms / 1000
-        while self._loop.time() < until:
+        while others and self._failure is None and self._loop.time() < until:
             led = [group for group in self.multi.groups() if self.multi.leads(group)]
             if not led:
                 return
             for group in led:
                 self.multi.hand_over(group, self.peers.linked)
             self.turn.kick()
-            changed = self._loop.create_future()
-            self._waiting_ready.append(changed)
-            await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
+            await self._something_changes()
+
+    async def _finish_calls(self) -> None:
+        """Let calls that are on their way get their answers, within one election timeout."""
+        self._draining = True
+        until = self._loop.time() + self.config.election_ms / 1000
+        while self._failure is None and self._loop.time() < until:
+            if not (self.waiters.waiting or len(self.forwarding) or len(self.reads)):
+                return
+            await self._something_changes()
+
+    async def _something_changes(self) -> None:
+        """Wait for the next change of a role - or, once the node is draining, for the next turn - but no longer than a tick."""
+        changed = self._loop.create_future()
+        self._waiting_ready.append(changed)
+        await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
 
     async def _release(self, error: BaseException | None) -> None:
         """Close whatever is open, in the order in which it depends on each other."""
-        self._closing = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         if hasattr(self, "store"):
@@ -448,10 +480,12 @@ class Node:
 
     def turned(self) -> None:
         self.keeper.turned()
+        if self._draining:
+            self._wake_waiting()
 
     def failed(self, error: BaseException) -> None:
         """Something that the node cannot go on with: stop answering now, close everything soon."""
-        if self._failure is not None or self._closing:
+        if self._failure is not None or self._ended.done():
             return
         self._failure = error
         self.turn.stop()
@@ -460,7 +494,8 @@ class Node:
         )
         if isinstance(error, MultiRaftError):
             self._answer_all(error)
-        self._closing_task = self._loop.create_task(self._release(error))
+        self._wake_waiting()
+        self._end(self._release(error))
 
     def _learned(self, shard_map: ShardMap) -> None:
         self.peers.cluster_id = shard_map.cluster.cluster_id

@@ -17,7 +17,7 @@ from multiraft._core cimport CommittedRun, CommittedRuns
 from multiraft._ticket cimport Ticket, Waker, ticket_new
 from multiraft.raft.multi cimport MultiRaft
 
-from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, Retryable
+from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, OutcomeUnknown, Retryable
 
 
 @cython.final
@@ -236,12 +236,14 @@ cdef class Waiters:
                     self.finish(call, DeadlineExceeded("the time was up while the command was on its way"), True)
 
     def close(self, error):
-        """End every wait with ``error``: the node is closing."""
+        """End every wait, since the node ends because of ``error``: what was proposed may yet happen elsewhere (pitfall 93)."""
         cdef CallQueue queue
         cdef Py_ssize_t at
+        unknown = OutcomeUnknown("this node ended while the command was on its way; it may have happened, or may yet")
+        unknown.__cause__ = error
         for queue in self.queues.values():
             for at in range(queue.head, len(queue.calls)):
-                self.finish(<Call>queue.calls[at], error, True)
+                self.finish(<Call>queue.calls[at], unknown, True)
             queue.calls.clear()
             queue.head = 0
         self.waiting = 0

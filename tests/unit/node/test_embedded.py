@@ -240,8 +240,9 @@ def test_p11_an_error_of_the_disk_ends_the_node_and_answers_everybody(
         ticket = node.store.put(b"lost", b"1")
         await asyncio.sleep(0)
         node.failed(SyncFailed("the disk said no"))
-        with pytest.raises(SyncFailed):
+        with pytest.raises(OutcomeUnknown) as unknown:
             await ticket
+        assert isinstance(unknown.value.__cause__, SyncFailed)
         with pytest.raises(SyncFailed):
             await node.closed()
         with pytest.raises(Closed):
@@ -259,6 +260,37 @@ def test_a_closed_store_says_so(arun: Run, tmp_path: Path) -> None:
             await db.put(b"k", b"v")
         with pytest.raises(Closed):
             db.put(b"k", b"v")
+
+    arun(main())
+
+
+def test_closing_finishes_what_is_on_its_way(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        node = Node(Config(data_dir=str(tmp_path), shards=4))
+        await node.start()
+        tickets = [node.store.put(b"%d" % n, b"x") for n in range(50)]
+        await asyncio.gather(node.aclose(), node.aclose())
+        assert all([await ticket for ticket in tickets])
+        async with multiraft.open(tmp_path, shards=4) as db:
+            assert len([pair async for pair in db.scan()]) == 50
+
+    arun(main())
+
+
+def test_p93_what_a_closing_node_cannot_finish_is_unknown(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        node = Node(Config(data_dir=str(tmp_path)))
+        await node.start()
+        node.log.append = lambda batch: None  # type: ignore[method-assign]
+        ticket = node.store.put(b"k", b"v")
+        leaving = asyncio.ensure_future(node.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(Closed):
+            node.store.put(b"late", b"v")
+        leaving.cancel()  # gives up waiting for the end, and does not stop it
+        with pytest.raises(OutcomeUnknown):
+            await ticket
+        await node.closed()
 
     arun(main())
 
