@@ -236,7 +236,6 @@ class Node:
             reads=self.reads,
             waker=self.waker,
             routing=self.routing,
-            now_ns=self.turn.now,
         )
         self.log.on_synced = self.turn.on_synced
         self.log.on_failed = self.failed

@@ -38,6 +38,7 @@ from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
 from multiraft.node.scanning import PAGE_BYTES, PagesOf, Range, scan_shards
 from multiraft.node.waiters import Waiters
+from multiraft.node.writes import Writes
 from multiraft.raft import MultiRaft
 
 Pair = tuple[bytes, bytes]
@@ -56,7 +57,6 @@ class Store:
         reads: Reads,
         waker: Waker,
         routing: Routing,
-        now_ns: Callable[[], int],
     ) -> None:
         self._multi = multi
         self._machine = machine
@@ -64,15 +64,14 @@ class Store:
         self._reads = reads
         self._waker = waker
         self._routing = routing
-        self._now_ns = now_ns
-        self._timeout_ns = round(config.timeout_s * 1e9)
         self._value_bytes_max = config.value_bytes_max
-        self._closed = False
-
-    def _deadline(self, timeout: float | None) -> int:
-        if self._closed:
-            raise Closed("this store is closed")
-        return self._now_ns() + (self._timeout_ns if timeout is None else round(timeout * 1e9))
+        self._writes = Writes(
+            waiters,
+            space=routing.space,
+            value_bytes_max=config.value_bytes_max,
+            timeout_s=config.timeout_s,
+        )
+        routing.on_change = self._writes.route
 
     # -- writes -----------------------------------------------------------------------------------------------------------
 
@@ -80,20 +79,13 @@ class Store:
         self, key: bytes, value: bytes, *, timeout: float | None = None, nowait: bool = False
     ) -> Ticket[int]:
         """Write one key; the revision. Raises InvalidCommand or TooLarge at once."""
-        routing = self._routing
-        physical = routing.physical(key)
-        group, epoch = routing.find(physical)
-        command = commands.encode_put(routing.space, epoch, physical, value, self._value_bytes_max)
-        return self._waiters.submit(group, command, self._deadline(timeout), nowait)
+        return self._writes.put(key, value, timeout, nowait)
 
     def delete(
         self, key: bytes, *, timeout: float | None = None, nowait: bool = False
     ) -> Ticket[int]:
         """Delete one key, whether it is there or not; the revision."""
-        physical = self._routing.physical(key)
-        group, epoch = self._routing.find(physical)
-        command = commands.encode_delete(self._routing.space, epoch, physical)
-        return self._waiters.submit(group, command, self._deadline(timeout), nowait)
+        return self._writes.delete(key, timeout, nowait)
 
     async def put_many(
         self, items: Iterable[Pair], *, timeout: float | None = None, nowait: bool = False
@@ -102,35 +94,16 @@ class Store:
 
         Raises BatchError, which says for each key what happened, where any shard's command did not succeed.
         """
-        deadline_ns = self._deadline(timeout)
-        shards: dict[tuple[int, int], list[Pair]] = {}
-        places: list[tuple[int, int]] = []
-        for key, value in items:
-            physical = self._routing.physical(key)
-            place = self._routing.find(physical)
-            shards.setdefault(place, []).append((physical, value))
-            places.append(place)
-        encoded = [
-            (
-                place,
-                commands.encode_put_many(
-                    self._routing.space, place[1], pairs, self._value_bytes_max
-                ),
-            )
-            for place, pairs in shards.items()
-        ]
-        tickets = {
-            place: self._waiters.submit(place[0], command, deadline_ns, nowait)
-            for place, command in encoded
-        }
-        outcomes: dict[tuple[int, int], int | MultiRaftError] = {}
-        for place, ticket in tickets.items():
+        tickets, places = self._writes.put_many(items, timeout, nowait)
+        outcomes: list[int | MultiRaftError] = []
+        failed: list[MultiRaftError] = []
+        for ticket in tickets:
             try:
-                outcomes[place] = await ticket
+                outcomes.append(await ticket)
             except MultiRaftError as error:
-                outcomes[place] = error
+                outcomes.append(error)
+                failed.append(error)
         answers = [outcomes[place] for place in places]
-        failed = [one for one in outcomes.values() if isinstance(one, MultiRaftError)]
         if failed:
             raise BatchError(
                 f"{len(failed)} of {len(outcomes)} shards did not take their part: {failed[0]}",
@@ -150,7 +123,7 @@ class Store:
         command = commands.encode_delete_range(
             self._routing.space, epoch, physical_start, physical_end
         )
-        return self._waiters.submit(group, command, self._deadline(timeout))
+        return self._waiters.submit(group, command, self._writes.deadline(timeout))
 
     def compare_and_set(
         self,
@@ -205,7 +178,7 @@ class Store:
         command = commands.encode_batch(
             self._routing.space, epoch, steps, wanted, self._value_bytes_max
         )
-        return self._waiters.submit(group, command, self._deadline(timeout))
+        return self._waiters.submit(group, command, self._writes.deadline(timeout))
 
     def _operation(self, operation: Operation) -> tuple[Any, ...]:
         physical = self._routing.physical
@@ -278,7 +251,7 @@ class Store:
         self, group: int, run: Callable[[Ticket[Any]], None], timeout: float | None, stale: bool
     ) -> Ticket[Any]:
         """Run a read of a group when it may: at once, or after a round of the quorum."""
-        deadline_ns = self._deadline(timeout)
+        deadline_ns = self._writes.deadline(timeout)
         if not stale and not self._multi.reads_at_once(group):
             return self._reads.submit(group, run, deadline_ns)
         ticket: Ticket[Any] = self._waker.ticket()
@@ -384,7 +357,7 @@ class Store:
 
     def close(self) -> None:
         """Refuse every call from here on; the node does this."""
-        self._closed = True
+        self._writes.close()
 
 
 def _value_of(found: tuple[int, bytes] | None) -> bytes | None:

@@ -136,7 +136,7 @@ class Turn:
         """One tick of the node."""
         if self._stopped:
             return
-        now_ns = self._now_ns = self._clock.now_ns()
+        now_ns = self._now_ns = self.waiters.now_ns = self._clock.now_ns()
         self._multi.tick(now_ns)
         self.waiters.expire(now_ns)
         self.reads.tick(now_ns)
@@ -163,7 +163,7 @@ class Turn:
         if self._stopped:
             return
         self._running = True
-        started_ns = self._now_ns = self._clock.now_ns()
+        started_ns = self._now_ns = self.waiters.now_ns = self._clock.now_ns()
         try:
             more = self._pass(started_ns)
         except BaseException as error:

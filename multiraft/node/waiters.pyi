@@ -39,6 +39,7 @@ class CallQueue: ...
 
 @final
 class Waiters:
+    now_ns: int
     @property
     def waker(self) -> Waker: ...
     @property
