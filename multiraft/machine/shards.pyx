@@ -18,7 +18,9 @@ from multiraft.machine.commands cimport (
     CONDITION_ABSENT, CONDITION_PRESENT, CONDITION_REVISION, KEY_BYTES_MAX, OPERATION_DELETE, OPERATION_DELETE_RANGE,
     OPERATION_PUT, command_open, next_condition, next_operation,
 )
-from multiraft.machine.memtable cimport FRAGMENTS_MAX, KNOWN_GONE, KNOWN_NOTHING, KNOWN_VALUE, Node, compare_keys
+from multiraft.machine.memtable cimport (
+    AHEAD_MAX, FRAGMENTS_MAX, KNOWN_GONE, KNOWN_NOTHING, KNOWN_VALUE, Ahead, Node, compare_keys,
+)
 from multiraft.machine.pages cimport opened
 
 from multiraft.errors import (
@@ -102,6 +104,44 @@ cdef class Shard:
         if not operation.value_bytes:
             return False
         return compare_keys(operation.value, operation.value_bytes, PyBytes_AS_STRING(self.end), end_bytes) <= 0
+
+
+cdef uint32_t warm_entries(Memtable active, const char* at, const char* end, uint32_t count) noexcept:
+    """Warm the memtable for some of the ``count`` entries from ``at`` on, where they change one key each; how many."""
+    cdef Ahead ahead
+    cdef Command command
+    cdef Operation operation
+    cdef uint32_t size, seen = 0
+    ahead.count = 0
+    while seen < count and seen < AHEAD_MAX and end - at >= 4:
+        memcpy(&size, at, 4)
+        seen += 1
+        if <size_t>(end - at) < 4 + <size_t>size:
+            break                       # whoever applies it will say so
+        if size and command_open(at + 4, size, &command) == 0:
+            if command.operations != 1 or command.conditions:
+                break
+            next_operation(&command, command.at, &operation)
+            ahead.keys[ahead.count] = operation.key
+            ahead.key_bytes[ahead.count] = operation.key_bytes
+            ahead.count += 1
+        at += 4 + <size_t>size
+    if ahead.count > 1:
+        active.warm(&ahead)
+    return max(<uint32_t>1, seen)
+
+
+cdef void warm_operations(Memtable active, const Command* command, const char* at, uint32_t count) noexcept:
+    """Warm the memtable for the next operations of a command."""
+    cdef Ahead ahead
+    cdef Operation operation
+    ahead.count = 0
+    while <uint32_t>ahead.count < count and ahead.count < AHEAD_MAX:
+        at = next_operation(command, at, &operation)
+        ahead.keys[ahead.count] = operation.key
+        ahead.key_bytes[ahead.count] = operation.key_bytes
+        ahead.count += 1
+    active.warm(&ahead)
 
 
 @cython.final
@@ -231,6 +271,7 @@ cdef class ShardTable:
         cdef size_t before
         cdef uint32_t size, position
         cdef uint64_t index = run.first + run.skip
+        cdef uint32_t warmed = 0
         cdef int applied = 0
         self.busy = False
         run.result_base = shard.revision_base
@@ -243,6 +284,9 @@ cdef class ShardTable:
             memcpy(&size, at, 4)
             if <size_t>(end - at) < 4 + <size_t>size:
                 raise InvariantViolation(f"shard {shard.group}: the run of entry {index} is shorter than it says")
+            if warmed == 0:
+                warmed = warm_entries(shard.active, at, end, run.count - run.skip)
+            warmed -= 1
             # What the tree knew already at start is passed over: replay may begin below the applied index.
             if index > shard.applied_index:
                 before = shard.active.bytes
@@ -342,6 +386,8 @@ cdef class ShardTable:
         for position in range(command.conditions):
             at = next_condition(at, &condition)
         for position in range(command.operations):
+            if position % AHEAD_MAX == 0 and command.operations > 1:
+                warm_operations(active, command, at, command.operations - position)
             at = next_operation(command, at, &operation)
             if operation.kind == OPERATION_PUT:
                 active.put(
