@@ -54,6 +54,8 @@ class Load:
         self.written = 0
         self.unknown = 0
         self.latencies: list[float] = []
+        self.commits: list[float] = []
+        self.samples: list[bytes] = []
         self.running = True
         self._client: Callable[[], Awaitable[None]] = getattr(self, f"_{kind}")
         self._prepare(kind)
@@ -65,6 +67,8 @@ class Load:
         led = [key for keys in shards for key in keys]
         if kind in ("led", "timed"):
             self._drawn = self._draw(led)
+            if kind == "timed":
+                self._time_commits()
         elif kind == "forwarded":
             here = set(led)
             self._drawn = self._draw([key for key in everything if key not in here])
@@ -73,6 +77,19 @@ class Load:
             self._drawn_pairs = itertools.cycle([self._many(keys) for keys in some])
         elif kind == "scattered":
             self._drawn_pairs = itertools.cycle([self._many(everything) for _ in range(1 << 10)])
+
+    def _time_commits(self) -> None:
+        """Note how long each transaction of the log takes, on its worker, as long as this load runs."""
+        environment: Any = self._node.log._environment
+        write = environment.write
+
+        def timed(change: Any) -> None:
+            started = time.perf_counter()
+            write(change)
+            if self.running:
+                self.commits.append(time.perf_counter() - started)
+
+        environment.write = timed
 
     def _many(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         return [(key, self._value) for key in self._random.choices(keys, k=MANY)]
@@ -100,6 +117,7 @@ class Load:
             await put(key, value)
             self.written += 1
             if not self.running:
+                self.samples.append(key)
                 return
 
     _forwarded = _led
@@ -109,8 +127,11 @@ class Load:
         while self.running:
             self._made += 1
             number = self._made * 2_654_435_761 % (1 << 32)  # each number once, in no order
-            await put(b"%03d:%012d" % (self._seed, number), value)
+            key = b"%03d:%012d" % (self._seed, number)
+            await put(key, value)
             self.written += 1
+            if not self.running:
+                self.samples.append(key)
 
     async def _within(self) -> None:
         put_many = self._store.put_many
@@ -118,6 +139,7 @@ class Load:
             await put_many(pairs)
             self.written += MANY
             if not self.running:
+                self.samples += [key for key, _value in pairs]
                 return
 
     _scattered = _within
@@ -130,6 +152,7 @@ class Load:
             self.latencies.append(time.perf_counter() - started)
             self.written += 1
             if not self.running:
+                self.samples.append(key)
                 return
 
     # -- running ----------------------------------------------------------------------------------------------------------
@@ -169,25 +192,38 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+async def load(node: Node, order: dict[str, Any]) -> dict[str, Any]:
+    """Run a load; what it gave, and some of the keys whose write was acknowledged last."""
+    work = Load(node, order["kind"], order["keys"], order["seed"])
+    segments = await work.run(order["clients"], order["segments"], order["segment_s"])
+    return {
+        "segments": segments,
+        "unknown": work.unknown,
+        "latencies": work.latencies,
+        "commits": work.commits,
+        "samples": [key.hex() for key in work.samples[:100]],
+    }
+
+
 async def obey(node: Node, order: dict[str, Any]) -> dict[str, Any]:
     """Do one order; what came of it."""
     if order["do"] == "ready":
         await node.ready(60)
-        return {"led": node.status().led}
-    if order["do"] == "load":
-        load = Load(node, order["kind"], order.get("keys", KEYS), order["seed"])
-        segments = await load.run(order["clients"], order["segments"], order["segment_s"])
-        return {"segments": segments, "unknown": load.unknown, "latencies": load.latencies}
-    if order["do"] == "idle":
-        await asyncio.sleep(order["seconds"])
-        return {}
-    if order["do"] == "fill":
+    elif order["do"] == "load":
+        return await load(node, order)
+    elif order["do"] == "fill":
         await fill(node, order["keys"])
-        return {}
-    if order["do"] == "status":
-        status = node.status()
-        return {name: getattr(status, name) for name in status.__slots__}
-    raise ValueError(f"no such order: {order}")
+    elif order["do"] == "read":
+        keys = [bytes.fromhex(key) for key in order["keys_hex"]]
+        values = await node.store.get_many(keys)
+        return {"values_hex": [None if value is None else value.hex() for value in values]}
+    elif order["do"] == "status":
+        return {"flushes": node.status().flushes}
+    elif order["do"] == "memory":
+        return {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
+    else:
+        raise ValueError(f"no such order: {order}")
+    return {}
 
 
 async def fill(node: Node, keys: int) -> None:
@@ -207,7 +243,8 @@ async def main(config: Config) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with Node(config) as node:
         while line := await reader.readline():
-            print(json.dumps(await obey(node, json.loads(line))), flush=True)
+            sys.stdout.write(json.dumps(await obey(node, json.loads(line))) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
