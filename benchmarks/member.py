@@ -208,7 +208,7 @@ async def load(node: Node, order: dict[str, Any]) -> dict[str, Any]:
 async def obey(node: Node, order: dict[str, Any]) -> dict[str, Any]:
     """Do one order; what came of it."""
     if order["do"] == "ready":
-        await node.ready(60)
+        await spread(node)
     elif order["do"] == "load":
         return await load(node, order)
     elif order["do"] == "fill":
@@ -224,6 +224,15 @@ async def obey(node: Node, order: dict[str, Any]) -> dict[str, Any]:
     else:
         raise ValueError(f"no such order: {order}")
     return {}
+
+
+async def spread(node: Node) -> None:
+    """Wait until every shard has a leader, and this node leads its share of them."""
+    await node.ready(60)
+    share = node.config.shard_count // len(node.config.voters)
+    async with asyncio.timeout(60):
+        while node.status().led < share:
+            await asyncio.sleep(node.config.tick_ms / 1000)
 
 
 async def fill(node: Node, keys: int) -> None:

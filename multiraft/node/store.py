@@ -16,7 +16,7 @@ from typing import Any
 
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import BatchError, Closed, InvalidCommand, InvariantViolation, MultiRaftError
+from multiraft.errors import BatchError, InvalidCommand, InvariantViolation, MultiRaftError
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.kv import KeyValueStore

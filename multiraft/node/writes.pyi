@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import final
 
 from multiraft._routes import RouteTable
 from multiraft._ticket import Ticket
 from multiraft.node.waiters import Waiters
 
+@final
 class Writes:
-    space: int
+    @property
+    def space(self) -> int: ...
     def __init__(
         self, waiters: Waiters, *, space: int, value_bytes_max: int, timeout_s: float
     ) -> None: ...
