@@ -105,7 +105,6 @@ def measure(benchmark: Any, cluster: Cluster, row: Row) -> dict[str, Any]:
         "sync_ms": sync_ms(cluster.folder) if cluster.real else None,
     }
     benchmark.extra_info.update(found)
-    assert all(sum(one["written"] for one in answer["segments"]) for answer in answers)
     if not cluster.real:
         assert found["unknown"] == 0
     check(cluster.members, answers)
