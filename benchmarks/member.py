@@ -231,8 +231,8 @@ async def spread(node: Node) -> None:
     await node.ready(60)
     share = node.config.shard_count // len(node.config.voters)
     async with asyncio.timeout(60):
-        while node.status().led < share:  # nothing tells of it, and nothing is timed yet
-            await asyncio.sleep(node.config.tick_ms / 1000)  # noqa: ASYNC110
+        while node.status().led < share:  # noqa: ASYNC110 - nothing tells of it, and nothing is timed yet
+            await asyncio.sleep(node.config.tick_ms / 1000)
 
 
 async def fill(node: Node, keys: int) -> None:
