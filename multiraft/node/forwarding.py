@@ -9,8 +9,7 @@ The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK n
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -79,16 +78,25 @@ def decode_refusal(body: bytes) -> MultiRaftError:
 
 
 class Forwarding:
-    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
+    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader.
+
+    ``contexts`` are ``ids.message_ids``.
+    """
 
     def __init__(
-        self, multi: MultiRaft, node: int, clock_ns: Callable[[], int], timeout_ns: int
+        self,
+        multi: MultiRaft,
+        node: int,
+        clock_ns: Callable[[], int],
+        *,
+        timeout_ns: int,
+        contexts: Iterator[int],
     ) -> None:
         self._multi = multi
         self._node = node
         self._clock_ns = clock_ns
         self._timeout_ns = timeout_ns
-        self._contexts = itertools.count(1)
+        self._contexts = contexts
         self._away: dict[int, Call] = {}
         self._parked: dict[int, list[Call]] = {}
         self._parked_count = 0
@@ -173,7 +181,8 @@ class Forwarding:
                 )
 
     def link_down(self, node: int) -> None:
-        """The link is gone: what was on its way there may have happened."""
+        """The link is gone: what was on its way there may have happened, and who asked us from there has heard the same."""
+        self.waiters.disown(node)
         for context, call in list(self._away.items()):
             if call.forwarded_to == node:
                 del self._away[context]

@@ -23,7 +23,7 @@ from multiraft._core import FORMAT_VERSION, MessageKind
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
 from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
-from multiraft.ids import ClusterId, GroupId, NodeId
+from multiraft.ids import ClusterId, GroupId, NodeId, message_ids
 from multiraft.interfaces import FileMeta, Hello
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
@@ -200,6 +200,7 @@ class Node:
         """Make the parts that know each other, and tell the stores whom to call."""
         config = self.config
         self.waker = Waker(self._loop)
+        contexts = message_ids(self.log.boot_count)
         self.routing = Routing()
         self.turn = Turn(
             clock=self.clock,
@@ -212,7 +213,11 @@ class Node:
             schedule=self._loop.call_soon,
         )
         self.forwarding = Forwarding(
-            self.multi, config.node_id, self.turn.now, round(config.timeout_s * 1e9)
+            self.multi,
+            config.node_id,
+            self.turn.now,
+            timeout_ns=round(config.timeout_s * 1e9),
+            contexts=contexts,
         )
         self.waiters = Waiters(
             self.multi,
@@ -221,8 +226,9 @@ class Node:
             answered=self.forwarding.answer,
             kick=self.turn.kick,
         )
+        retry_ns = config.election_ms * 1_000_000
         self.reads = Reads(
-            self.multi, self.waker, self.turn.kick, retry_ns=config.election_ms * 1_000_000
+            self.multi, self.waker, self.turn.kick, retry_ns=retry_ns, contexts=contexts
         )
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
@@ -261,6 +267,7 @@ class Node:
             waiters=self.waiters,
             transport=self.transport,
             jobs=self._files,
+            transfers=message_ids(self.log.boot_count),
             after_sync=self.keeper.after_sync,
             spawn=self._spawn,
             kick=self.turn.kick,

@@ -9,8 +9,7 @@ It performs reads that are handed to it as functions and knows nothing of keys.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,16 +37,25 @@ class Round:
 
 
 class Reads:
-    """All waiting reads of a node. ``retry_ns`` is how long a round may stay unanswered before it is asked anew."""
+    """All waiting reads of a node.
+
+    ``retry_ns`` is how long a round may stay unanswered before it is asked anew; ``contexts`` are ``ids.message_ids``.
+    """
 
     def __init__(
-        self, multi: MultiRaft, waker: Waker, kick: Callable[[], None], retry_ns: int
+        self,
+        multi: MultiRaft,
+        waker: Waker,
+        kick: Callable[[], None],
+        *,
+        retry_ns: int,
+        contexts: Iterator[int],
     ) -> None:
         self._multi = multi
         self._waker = waker
         self.kick = kick
         self._retry_ns = retry_ns
-        self._contexts = itertools.count(1)
+        self._contexts = contexts
         self._gathering: dict[int, list[Read]] = {}
         self._rounds: dict[int, Round] = {}
         self._applying: dict[int, list[tuple[int, list[Read]]]] = {}

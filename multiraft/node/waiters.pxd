@@ -9,7 +9,7 @@ from multiraft.raft.multi cimport MultiRaft
 # One command, or several that one ticket stands for. It was asked for here (`ticket`) or by another node (`origin`).
 cdef class Call:
     cdef readonly Ticket ticket         # None for a call of another node
-    cdef readonly uint32_t origin       # that node, and ...
+    cdef readonly uint32_t origin       # that node (0 once it has given the call up), and ...
     cdef readonly uint64_t context      # ... its number for the call
     cdef readonly uint64_t group
     cdef readonly uint64_t deadline_ns

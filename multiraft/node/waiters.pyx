@@ -101,7 +101,7 @@ cdef class Waiters:
                 term, first, index = self.multi.propose_many(call.group, call.payload)
                 call.count = <uint32_t>(index - first + 1)
         except Retryable as error:
-            if call.origin:
+            if call.ticket is None:
                 self.finish(call, error, True)
             else:
                 self.homeless(call, error)
@@ -122,7 +122,8 @@ cdef class Waiters:
 
     cdef int finish(self, Call call, object value, bint failed) except -1:
         if call.ticket is None:
-            self.answered(call, value)
+            if call.origin:
+                self.answered(call, value)
         elif failed:
             self.waker.fail(call.ticket, value)
         else:
@@ -196,7 +197,7 @@ cdef class Waiters:
         error = NoLeader("another leader's entry took the place of this one; it did not happen")
         if call.count > 1:
             self.finish(call, LeadershipLost("leadership changed while these were on their way; some may have happened"), True)
-        elif call.origin:
+        elif call.ticket is None:
             self.finish(call, error, True)
         else:
             call.term = call.index = 0
@@ -217,6 +218,17 @@ cdef class Waiters:
             queue.head += 1
             self.waiting -= 1
             self.finish(call, LeadershipLost("a snapshot passed over this command; it may have happened"), True)
+
+    def disown(self, uint32_t node):
+        """Nobody on ``node`` waits any more for what it forwarded: the link is gone, and it has given these calls up."""
+        cdef CallQueue queue
+        cdef Call call
+        cdef Py_ssize_t at
+        for queue in self.queues.values():
+            for at in range(queue.head, len(queue.calls)):
+                call = <Call>queue.calls[at]
+                if call.origin == node:
+                    call.origin = 0
 
     def forget(self, uint64_t group):
         """The group's replica is gone from here: its calls end with an outcome that is not known."""

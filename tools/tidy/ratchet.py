@@ -32,12 +32,6 @@ RATCHET: tuple[Allowed, ...] = (
     ),
     Allowed(
         "file-length",
-        "multiraft/node/store.py",
-        "the whole face of the store in one page; a line over until spaces come",
-        size_max=420,
-    ),
-    Allowed(
-        "file-length",
         "multiraft/machine/kv.py",
         "the face of the state store in one page; flushes part from it when spaces come",
         size_max=410,
