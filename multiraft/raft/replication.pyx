@@ -260,7 +260,9 @@ cdef int handle_refusal(Engine engine, Replica* replica, Peer* peer, const Messa
 
 cdef int handle_append_ack(Engine engine, Replica* replica, Peer* peer, const Message* message) except -1:
     cdef const MessageHeader* head = message.head
-    peer.recently_active = True
+    if not peer.recently_active:
+        peer.recently_active = True
+        engine_mark(engine, replica)         # whoever speaks again may be given the snapshot that it needs
     if head.flags & FLAG_REJECT:
         return handle_refusal(engine, replica, peer, head)
     if head.index > replica.log.last_index:
