@@ -18,8 +18,11 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.loops("uvloop")]
 
 
-def test_p37_a_leader_that_stood_still_reads_no_old_value(arun: Run, tmp_path: Path) -> None:
-    """Longer than an election takes; reads wait in its pipe when it goes on, before it can have heard of anything."""
+@pytest.mark.parametrize("heard", ["news", "nothing"])
+def test_p37_a_leader_that_stood_still_reads_no_old_value(
+    arun: Run, tmp_path: Path, heard: str
+) -> None:
+    """Longer than an election takes; reads wait in its pipe when it goes on, and it has heard of the new leader, or not."""
 
     async def main() -> None:
         async with cluster(tmp_path) as three, load(three) as work:
@@ -28,12 +31,18 @@ def test_p37_a_leader_that_stood_still_reads_no_old_value(arun: Run, tmp_path: P
             group = await three.members[1].call("group_of", key=register)
             leader = await three.leader(group)
             term = (await leader.status())["groups"][str(group)]["term"]
+            if heard == "nothing":
+                three.isolate(leader.number)
             leader.signal(signal.SIGSTOP)
             await three.leader(group, three.others(leader))
             await work.raised(register, by=3)
             looks = [asyncio.ensure_future(work.look(leader, register)) for _ in range(20)]
             await asyncio.sleep(0)  # the lines are in the pipe
             leader.signal(signal.SIGCONT)
+            if heard == "nothing":
+                await leader.status()  # it runs again, and has taken the reads in
+                await leader.status()
+                three.rejoin(leader.number)
             await asyncio.gather(*looks)
 
             async def follows() -> bool:
