@@ -1,6 +1,6 @@
 """multiraft: many Raft groups in one process, on one loop, one transport and one log.
 
-Three ways in::
+Four ways in::
 
     async with multiraft.open("data") as db:                    # one embedded node, durable, no configuration
         await db.put(b"user:1", b"ada")
@@ -8,6 +8,8 @@ Three ways in::
     node = multiraft.Node(multiraft.Config(node_id=1, ...))      # one node of a cluster, in your own program
     async with node:
         await node.store.put(b"user:1", b"ada")
+
+    with multiraft.sync.open("data") as db: ...                  # the same without a loop, for any number of threads
 
     $ multiraft serve ...                                        # one node as a process of its own
 
@@ -22,6 +24,7 @@ The map of the package, from the leaves up (``docs/architecture.md`` has the who
 
 from __future__ import annotations
 
+from multiraft import sync as sync
 from multiraft.config import Config as Config
 from multiraft.config import TlsConfig as TlsConfig
 from multiraft.errors import BatchError as BatchError

@@ -15,7 +15,7 @@ The tree answers the two questions that a caller has: *may I try again?* and *co
     │   ├── LinkLost             ... because the link to the leader broke
     │   └── SessionExpired       ... because the session's answers are gone
     ├── Rejected             it did not happen and will not
-    │   ├── InvalidCommand  PreconditionFailed  TooLarge  CommandError  MembershipRefused
+    │   ├── InvalidCommand  PreconditionFailed  TooLarge  CommandError  MembershipRefused  WrongThread
     ├── BatchError           a call on many keys, of which some failed: says which and how
     ├── Closed               this node or client is closed
     ├── StorageError         the disk; the node ends
@@ -129,6 +129,10 @@ class CommandError(Rejected):
 
 class MembershipRefused(Rejected):
     """The membership change cannot be made: one is pending, or it would leave the group without a voter."""
+
+
+class WrongThread(Rejected):
+    """A call of the synchronous face from a thread that runs an event loop, or in a fork of the process that opened it."""
 
 
 # -- several at once ----------------------------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ from typing import Any
 
 import click
 
+from multiraft import worker
 from multiraft.cli.exits import Exit, exit_of
 from multiraft.cli.logs import DroppingHandler, JsonFormatter
+from multiraft.errors import ConfigError
 
 EPILOG = """\b
 Exit codes:
@@ -59,15 +61,10 @@ def set_up_logging(level: str, form: str) -> DroppingHandler:
 
 
 def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    if choice != "asyncio":
-        try:
-            import uvloop
-        except ImportError:
-            if choice == "uvloop":
-                raise click.BadParameter("uvloop is not installed", param_hint="--loop") from None
-        else:
-            return uvloop.new_event_loop
-    return asyncio.new_event_loop
+    try:
+        return worker.loop_factory(choice)
+    except ConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--loop") from None
 
 
 async def run_node(config: Any) -> None:

@@ -166,7 +166,10 @@ class Node:
         )
         writer, reader = self._worker("log"), self._worker("log-reader")
         return await aside(
-            lambda: LmdbLogStore(directory / "log", writer=writer, reader=reader, settings=settings)
+            lambda: LmdbLogStore(
+                directory / "log", writer=writer, reader=reader, settings=settings
+            ),
+            LmdbLogStore.close,
         )
 
     async def _open_machine(self, directory: Path) -> KeyValueStore:
@@ -177,7 +180,8 @@ class Node:
             self._worker("snapshots"),
         )
         return await aside(
-            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files)
+            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files),
+            KeyValueStore.close,
         )
 
     def _worker(self, name: str) -> Worker:
@@ -495,6 +499,7 @@ class Node:
             return
         self._failure = error
         self.turn.stop()
+        self.store.close()
         logger.critical(
             "node %d ends: %s", self.config.node_id, error, extra={"node": self.config.node_id}
         )

@@ -214,7 +214,7 @@ class Store:
         """The value, or None. Linearizable; with ``stale`` whatever this node has applied, at once."""
         physical = self._routing.physical(key)
         group, _epoch = self._routing.find(physical)
-        if stale or self._multi.reads_at_once(group):
+        if (stale or self._multi.reads_at_once(group)) and not self._closed:
             found = self._machine.get(group, physical)
             if not isinstance(found, Cold):
                 return self._waker.answered(None if found is None else found[1])

@@ -240,6 +240,9 @@ def test_p11_an_error_of_the_disk_ends_the_node_and_answers_everybody(
         ticket = node.store.put(b"lost", b"1")
         await asyncio.sleep(0)
         node.failed(SyncFailed("the disk said no"))
+        for stale in (False, True):
+            with pytest.raises(Closed):
+                node.store.get(b"kept", stale=stale)
         with pytest.raises(OutcomeUnknown) as unknown:
             await ticket
         assert isinstance(unknown.value.__cause__, SyncFailed)
@@ -260,6 +263,9 @@ def test_a_closed_store_says_so(arun: Run, tmp_path: Path) -> None:
             await db.put(b"k", b"v")
         with pytest.raises(Closed):
             db.put(b"k", b"v")
+        for stale in (False, True):
+            with pytest.raises(Closed):
+                db.get(b"k", stale=stale)
 
     arun(main())
 
