@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class KeyValueStore:
         self._unsaved: list[tuple[ShardRecord, Done]] = []
         self._saving = False
         self._stopped = False
+        self._looking = False
         self._failure_told = False
         self.on_failed: Callable[[StorageError], None] = lambda error: None
         """Called on the loop, once: nothing more will be written here."""
@@ -110,8 +111,17 @@ class KeyValueStore:
         return self._tree.store_id
 
     def space(self) -> StateSpace:
-        """How full it is, as of the last write."""
+        """How full it is, as of the last write or the last ``look_at_space``."""
         return self._tree.space
+
+    def look_at_space(self) -> None:
+        """Have the figures of ``space`` taken anew, soon: somebody else may fill or free the disk meanwhile."""
+        if not self._looking and not self._stopped and self._tree.failed is None:
+            self._looking = True
+            self._flush_jobs.submit(self._tree.look, self._reporting(self._looked))
+
+    def _looked(self, _: object, __: BaseException | None) -> None:
+        self._looking = False
 
     # -- shards ---------------------------------------------------------------------------------------------------------
 
@@ -194,10 +204,9 @@ class KeyValueStore:
         """Whose item it stopped at."""
         return self.table.stopped_group
 
-    def alarms(self) -> dict[int, MultiRaftError]:
-        """Shards that apply nothing more, and why."""
-        shards = self.table.shards.values()
-        return {shard.group: shard.alarm for shard in shards if shard.alarm is not None}
+    def alarms(self) -> Mapping[int, MultiRaftError]:
+        """Shards that apply nothing more, and why. Kept up by the store: cheap enough for every turn."""
+        return self.table.alarmed
 
     def full(self, group: int) -> bool:
         """Whether a leader should refuse proposals (Overloaded), since their apply would have to wait for the disk."""

@@ -35,7 +35,7 @@ class Keeper:
         log: LogStore,
         store: KeyValueStore,
         kick: Callable[[], None],
-        unblock: Callable[[], None],
+        unblock: Callable[[int], None],
         failed: Callable[[BaseException], None],
         log_budget_bytes: int,
         tail_bytes_max: int,
@@ -49,6 +49,7 @@ class Keeper:
         self._log_budget_bytes = log_budget_bytes
         self._tail_bytes_max = tail_bytes_max
         self._frozen: set[int] = set()
+        self._short: set[int] = set()
         self._fresh: list[Callable[[], None]] = []
         self._barriers: deque[tuple[int, Callable[[], None]]] = deque()
         self._pinning: frozenset[int] = frozenset()
@@ -95,15 +96,18 @@ class Keeper:
     def _flushed(self, group: int, applied_index: int | None, error: BaseException | None) -> None:
         self._frozen.discard(group)
         if isinstance(error, NoSpace):
-            logger.warning("group %d is not flushed: %s", group, error, extra={"group": group})
+            if group not in self._short:
+                self._short.add(group)  # said once, not with every try
+                logger.warning("group %d is not flushed: %s", group, error, extra={"group": group})
             return  # nothing happened; it stays due and is tried with a later tick
         if error is not None:
             self._failed(error)
             return
+        self._short.discard(group)
         self.flushes += 1
         if applied_index is not None and group in self._multi:
             self._compact(group, applied_index)
-        self._unblock()
+        self._unblock(group)
 
     def _compact(self, group: int, flushed_index: int) -> None:
         """Forget the log that the state environment holds now, but for what a slow follower may still want soon."""
