@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from multiraft._core import CommittedRuns
-from multiraft.errors import InvariantViolation, MultiRaftError, ShardMoved, StorageError
+from multiraft.errors import InvariantViolation, MultiRaftError, StorageError
 from multiraft.interfaces import Jobs, SnapshotRecord
-from multiraft.machine.descriptors import ShardDescriptor, ShardRecord, decode_record
-from multiraft.machine.flush import drop_shard, flush_memtable, read_record, write_records
+from multiraft.machine.descriptors import Ranges, ShardDescriptor, ShardRecord, decode_record
+from multiraft.machine.flush import drop_shard, flush_memtable, write_records
 from multiraft.machine.options import StoreOptions
 from multiraft.machine.pages import open_record, require_absent
-from multiraft.machine.scans import PAGE_BYTES_MAX, ScanPage, Scans, StateHash, accepted_flushes
+from multiraft.machine.scans import (
+    PAGE_BYTES_MAX,
+    ScanPage,
+    Scans,
+    StateHash,
+    accepted_flushes,
+    fits,
+)
 from multiraft.machine.shards import COLD, ApplyStop, Cold, Shard, ShardTable
+from multiraft.machine.slots import SlotScans
 from multiraft.machine.transfers import Transfers
 from multiraft.machine.tree import Reader, StateSpace, Transaction, Tree
 
@@ -50,6 +58,7 @@ class KeyValueStore:
         self._saving = False
         self._stopped = False
         self._looking = False
+        self._ranges: Ranges | None = None  # made when it is wanted
         self._failure_told = False
         self.on_failed: Callable[[StorageError], None] = lambda error: None
         """Called on the loop, once: nothing more will be written here."""
@@ -60,6 +69,8 @@ class KeyValueStore:
             seed=secrets.randbits(64) if options.seed is None else options.seed,
         )
         self._scans = Scans(self.table, tree, self._reader, reader_jobs)
+        self.slots = SlotScans(self.table, tree, self._reader, reader_jobs, self._reporting)
+        """Pages of hashed spaces."""
         self._transfers = Transfers(
             self.table, tree, self._reader, writes=flush_jobs, files=snapshot_jobs
         )
@@ -144,21 +155,26 @@ class KeyValueStore:
         done: Done | None = None,
     ) -> None:
         """Begin an empty shard, at ``index`` where its log begins later. ``done`` is called once it is durable."""
-        for other in self.table.shards.values():
-            if other.descriptor.overlaps(descriptor):
-                raise InvariantViolation(f"shard {group} would overlap shard {other.group}")
+        shards = self.table.shards
+        if self._ranges is None:
+            self._ranges = Ranges((one.group, one.descriptor) for one in shards.values())
+        if (other := self._ranges.overlapped(descriptor)) is not None:
+            raise InvariantViolation(f"shard {group} would overlap shard {other}")
         record = ShardRecord(group, index, term, membership, descriptor)  # type: ignore[arg-type]
         self.table.add(record)
+        self._ranges.add(group, descriptor)
         self._unsaved.append((record, done or nothing))
         self._save()
 
     def describe(self, group: int, descriptor: ShardDescriptor) -> None:
         """Take over another descriptor (a split, a merge); it is durable with the next flush."""
         self.table.shard(group).describe(descriptor)
+        self._ranges = None
 
     def drop(self, group: int, done: Done | None = None, *, keep_data: bool = False) -> None:
         """Forget a shard, and its keys unless another shard has taken them over."""
         self.table.remove(group)
+        self._ranges = None
         self._reader.reset()
         self._flush_jobs.submit(
             lambda: drop_shard(self._tree, group, keep_data), self._reporting(done or nothing)
@@ -338,10 +354,7 @@ class KeyValueStore:
         accepted: tuple[int, ...],
     ) -> list[Value | None] | None:
         """On the reader thread: keys that memory knew nothing of when they were asked for. None: the tree moved on."""
-        state = read_record(self._tree, transaction, group)
-        if state is None:
-            raise ShardMoved(f"shard {group} is not on this node")
-        if state.flushes not in accepted:
+        if not fits(self._tree, transaction, group, accepted):
             return None
         cursor = transaction.cursor(self._tree.data)
         found: list[Value | None] = []
@@ -403,6 +416,7 @@ class KeyValueStore:
 
     def install(self, group: int, path: str | Path, record: SnapshotRecord, done: Done) -> None:
         """Replace a shard by a received snapshot; then ``done(installed, error)``. See ``Transfers.install``."""
+        self._ranges = None
         self._transfers.install(group, path, record, self._reporting(done))
 
 

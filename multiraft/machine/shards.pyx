@@ -31,7 +31,7 @@ from multiraft.machine.pages import overlay
 from multiraft.machine.tree import Moved
 
 cdef enum:
-    APPLY_BYTES_MAX = 4 * 1024 * 1024       # of entries, in one call of `apply`: about two milliseconds of copying
+    APPLY_BYTES_MAX = 512 * 1024             # of entries, in one call of `apply`: about a millisecond of small puts
     ORDER_NODES_MAX = 1024                  # that one scan on the loop puts into order before it gives up
 
 

@@ -25,6 +25,10 @@ KEPT_ENTRIES = 1024
 """A log is not worth compacting for fewer entries than this."""
 
 
+ACTS_MAX = 64
+"""Of what waited for a sync, so much is done in one turn."""
+
+
 class Keeper:
     """Flushes and compactions of one node. ``failed`` is told of an error that ends it."""
 
@@ -35,6 +39,7 @@ class Keeper:
         log: LogStore,
         store: KeyValueStore,
         kick: Callable[[], None],
+        later: Callable[[Callable[[], None]], object],
         unblock: Callable[[int], None],
         failed: Callable[[BaseException], None],
         log_budget_bytes: int,
@@ -44,6 +49,7 @@ class Keeper:
         self._log = log
         self._store = store
         self._kick = kick
+        self._later = later
         self._unblock = unblock
         self._failed = failed
         self._log_budget_bytes = log_budget_bytes
@@ -86,8 +92,11 @@ class Keeper:
         """The turn has handed out its batches: what was asked for before waits for the newest of them, and goes when synced."""
         self._barriers.extend((self._multi.sequence, act) for act in self._fresh)
         self._fresh.clear()
-        while self._barriers and self._barriers[0][0] <= self._multi.persisted_sequence:
+        for _ in range(ACTS_MAX):
+            if not self._barriers or self._barriers[0][0] > self._multi.persisted_sequence:
+                return
             self._barriers.popleft()[1]()
+        self._later(self._kick)  # the rest in the next turn: thousands of shards may begin at once
 
     def idle(self) -> bool:
         """Is no flush under way?"""

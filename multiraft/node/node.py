@@ -252,6 +252,7 @@ class Node:
             log=self.log,
             store=self.machine,
             kick=self.turn.kick,
+            later=self._loop.call_soon,
             unblock=self._unblock,
             failed=self.failed,
             log_budget_bytes=config.log_budget_bytes,
