@@ -38,6 +38,7 @@ from multiraft.errors import NoSpace as NoSpace
 from multiraft.errors import OutcomeUnknown as OutcomeUnknown
 from multiraft.errors import Overloaded as Overloaded
 from multiraft.errors import PreconditionFailed as PreconditionFailed
+from multiraft.errors import Quarantined as Quarantined
 from multiraft.errors import Rejected as Rejected
 from multiraft.errors import Retryable as Retryable
 from multiraft.errors import StorageError as StorageError

@@ -8,7 +8,8 @@ The tree answers the two questions that a caller has: *may I try again?* and *co
     │   ├── NoLeader             nobody leads just now
     │   ├── ShardMoved           the keys are served elsewhere (``epoch`` of the newer map)
     │   ├── Overloaded           a queue is full; slow down
-    │   └── NoSpace              the disk is below its reserve; reads and deletes go on
+    │   ├── NoSpace              the disk is below its reserve; reads and deletes go on
+    │   └── Quarantined          the shard's replica here applies nothing more, and no other takes over
     ├── OutcomeUnknown       it may or may not have been applied
     │   ├── DeadlineExceeded     ... because the time was up (also a TimeoutError)
     │   ├── LeadershipLost       ... because another leads since the append
@@ -72,6 +73,11 @@ class Overloaded(Retryable):
 
 class NoSpace(Retryable):
     """The disk is below its reserve. Reads, deletes and leadership transfer go on; writes do again once space is freed."""
+
+
+class Quarantined(Retryable):
+    """The group's replica on this node applies nothing more, for a reason that waiting does not mend (``node.status()`` has
+    it), and no other replica serves in its place. Other groups go on."""
 
 
 # -- it may have happened -----------------------------------------------------------------------------------------------

@@ -617,6 +617,28 @@ cdef int refuse(int fault) except -1:
     return 0
 
 
+def only_deletes(bytes command not None):
+    """Whether a command takes away and puts nothing: it is taken even where the disk is nearly full."""
+    cdef Command opened
+    cdef Operation operation
+    cdef uint32_t position
+    if command_open(PyBytes_AS_STRING(command), len(command), &opened):
+        return False
+    cdef const char* at = opened.at
+    for position in range(opened.conditions):
+        at = skip_condition(at)
+    for position in range(opened.operations):
+        at = next_operation(&opened, at, &operation)
+        if operation.kind == OPERATION_PUT:
+            return False
+    return True
+
+
+cdef const char* skip_condition(const char* at) noexcept nogil:
+    cdef Condition condition
+    return next_condition(at, &condition)
+
+
 def decode(bytes command not None):
     """The whole command as plain values, for tests, tools and people. Raises FormatUnsupported or InvalidCommand."""
     cdef Command opened

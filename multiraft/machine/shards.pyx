@@ -31,7 +31,7 @@ from multiraft.machine.pages import overlay
 from multiraft.machine.tree import Moved
 
 cdef enum:
-    APPLY_BYTES_MAX = 4 * 1024 * 1024       # of entries, in one call of `apply`: about two milliseconds of copying
+    APPLY_BYTES_MAX = 512 * 1024             # of entries, in one call of `apply`: about a millisecond of small puts
     ORDER_NODES_MAX = 1024                  # that one scan on the loop puts into order before it gives up
 
 
@@ -150,6 +150,8 @@ cdef class ShardTable:
 
     def __cinit__(self, reader, *, size_t memtable_bytes_max, size_t memtables_bytes_max, uint64_t seed):
         self.shards = {}
+        self.alarmed = {}
+        self.crowded = set()
         self.reader = reader
         self.memtable_bytes_max = memtable_bytes_max
         self.memtables_bytes_max = memtables_bytes_max
@@ -170,6 +172,8 @@ cdef class ShardTable:
         """Forget a shard and what it holds in memory."""
         cdef Shard shard = self.shards.pop(group)
         shard.generation += 1
+        self.alarmed.pop(group, None)
+        self.crowded.discard(group)
         self.count_bytes()
 
     def shard(self, group):
@@ -195,6 +199,18 @@ cdef class ShardTable:
         if over and (shard.frozen is not None or shard.active.bytes >= 2 * self.memtable_bytes_max):
             return True
         return self.bytes >= self.memtables_bytes_max and shard.active.count > 0
+
+    cdef int note_room(self, Shard shard) except -1:
+        if self.is_full(shard):
+            self.crowded.add(shard.group)
+        elif self.crowded:
+            self.crowded.discard(shard.group)
+        return 0
+
+    @property
+    def pressed(self):
+        """Whether any shard may be full: cheap enough for every turn. Then ``full`` knows which."""
+        return bool(self.crowded) or self.bytes >= self.memtables_bytes_max
 
     def full(self, group):
         """Whether a leader should refuse new proposals for it (Overloaded): its apply has to wait for a flush."""
@@ -300,6 +316,7 @@ cdef class ShardTable:
             index += 1
             run.skip += 1
             applied += 1
+        self.note_room(shard)
         return applied
 
     cdef int apply_entry(self, Shard shard, const char* data, uint32_t size, uint64_t index, dict results) except -1:
@@ -307,7 +324,7 @@ cdef class ShardTable:
         cdef Command command
         cdef int fault = command_open(data, size, &command)
         if fault == FAULT_VERSION or fault == FAULT_KIND:
-            shard.alarm = FormatUnsupported(
+            shard.alarm = self.alarmed[shard.group] = FormatUnsupported(
                 f"shard {shard.group}: entry {index} holds a command that this version cannot read "
                 f"(version {<uint8_t>data[0]}); nothing after it is applied here"
             )
@@ -542,6 +559,7 @@ cdef class ShardTable:
                 shard.active.order_some(0)
             shard.scanned = shard.wanted = False
             shard.dirty_since_ns = 0
+            self.note_room(shard)
         return shard.flushed_index if shard.frozen is None else shard.frozen_record.applied_index
 
     def flushed(self, group, uint64_t generation):
@@ -555,6 +573,7 @@ cdef class ShardTable:
         shard.frozen = None
         shard.frozen_record = None
         shard.flushing = False
+        self.note_room(shard)
         return True
 
     def withdraw(self, group):
@@ -579,6 +598,7 @@ cdef class ShardTable:
         shard.flushes = record.flushes
         shard.describe(record.descriptor)
         self.count_bytes()
+        self.note_room(shard)
 
 
 cdef int set_aside(CommittedRun* run, CommittedRuns held) except -1:

@@ -23,11 +23,13 @@ from multiraft.errors import (
     LinkLost,
     MultiRaftError,
     NoLeader,
+    NoSpace,
     NotLeader,
     OutcomeUnknown,
     Overloaded,
     PeerProtocolError,
     PreconditionFailed,
+    Quarantined,
     Retryable,
 )
 from multiraft.node.waiters import Call, Waiters
@@ -36,12 +38,16 @@ from multiraft.raft import MultiRaft
 REJECT = int(MessageFlag.FLAG_REJECT)
 PARKED_MAX = 1_000_000
 
+WAITING_HELPS_NOT = (NoSpace, Quarantined)
+"""Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome."""
+
 # Refusals travel as their class name and the facts that they carry. What is not in here travels as its nearest kin.
 _CARRIED: tuple[type[MultiRaftError], ...] = (
     NotLeader,
     NoLeader,
     Overloaded,
-    errors.NoSpace,
+    NoSpace,
+    Quarantined,
     errors.ShardMoved,
     errors.TooLarge,
     InvalidCommand,
@@ -112,7 +118,7 @@ class Forwarding:
 
     def homeless(self, call: Call, error: Retryable) -> None:
         """A call could not be proposed here: send it to the leader's node, or let it wait for one - or for room."""
-        if call.nowait and isinstance(error, Overloaded):
+        if isinstance(error, WAITING_HELPS_NOT) or (call.nowait and isinstance(error, Overloaded)):
             self.waiters.end(call, error)
             return
         leader = self._multi.leader_node(call.group)
@@ -259,6 +265,8 @@ class Forwarding:
         refusal = decode_refusal(body)
         if isinstance(refusal, Retryable):
             call.forwarded_to = 0
-            self.homeless(call, NoLeader(str(refusal)))
+            # A leader that has moved on is looked for again; what it says of its own state is passed on as it is.
+            moved = isinstance(refusal, NotLeader)
+            self.homeless(call, NoLeader(str(refusal)) if moved else refusal)
         else:
             self.waiters.end(call, refusal)

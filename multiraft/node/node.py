@@ -23,12 +23,14 @@ from multiraft._core import FORMAT_VERSION, MessageKind
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
 from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
+from multiraft.histogram import Histogram
 from multiraft.ids import ClusterId, GroupId, NodeId, message_ids
 from multiraft.interfaces import FileMeta, Hello
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.options import StoreOptions
+from multiraft.node.admission import Admission
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.keeper import Keeper
 from multiraft.node.meta import ShardMap
@@ -42,6 +44,7 @@ from multiraft.node.store import Store
 from multiraft.node.turn import Turn
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
+from multiraft.raft.state import Role
 from multiraft.transport.transport import LoopTransport
 from multiraft.worker import Worker, aside
 
@@ -85,7 +88,7 @@ class Node:
         self._ticks = 0
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
-        self.loop_gap_ns_max = 0
+        self.loop_gap_ns = Histogram()
         self._waiting_ready: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -259,10 +262,24 @@ class Node:
             log=self.log,
             store=self.machine,
             kick=self.turn.kick,
-            unblock=self.turn.unblock,
+            later=self._loop.call_soon,
+            unblock=self._unblock,
             failed=self.failed,
             log_budget_bytes=config.log_budget_bytes,
             tail_bytes_max=config.tail_bytes_max,
+        )
+        self.admission = Admission(
+            node=config.node_id,
+            multi=self.multi,
+            log=self.log,
+            machine=self.machine,
+            peers=self.peers,
+            waiters=self.waiters,
+            reads=self.reads,
+            kick=self.turn.kick,
+            others=[node for node in config.voters if node != config.node_id],
+            boot_count=self.log.boot_count,
+            election_ticks=config.election_ticks,
         )
         self.transfers = Snapshots(
             directory=Path(config.data_dir) / "snapshots",
@@ -422,7 +439,7 @@ class Node:
 
     def _tick(self) -> None:
         now = self._loop.time()
-        self.loop_gap_ns_max = max(self.loop_gap_ns_max, round((now - self._tick_due) * 1e9))
+        self.loop_gap_ns.record(round((now - self._tick_due) * 1e9))
         self._tick_due = max(self._tick_due + self.config.tick_ms / 1000, now)
         self._tick_timer = self._loop.call_at(self._tick_due, self._tick)
         self._ticks += 1
@@ -435,10 +452,11 @@ class Node:
         self.turn.on_tick()
         self.forwarding.retry()
         self.forwarding.expire(now_ns)
+        self.admission.tick()
         self.keeper.tick(now_ns)
         self.placing.retry()
         if self._ticks % SPREAD_EVERY_TICKS == 0:
-            self.placing.spread(self.peers.linked, SPREAD_MOVES_MAX)
+            self.placing.spread(self.admission.roomy, SPREAD_MOVES_MAX)
         if self._ticks % PIN_EVERY_TICKS == 0:
             self.peers.write_all()
         if not self.placing.bootstrapped and self.peers.all_greeted():
@@ -461,7 +479,9 @@ class Node:
     # -- what the turn tells ------------------------------------------------------------------------------------------------------
 
     def roles_changed(self, roles: list[tuple[int, int, int, int]]) -> None:
-        for group, _role, leader, _term in roles:
+        for group, role, leader, _term in roles:
+            if role == Role.LEADER:
+                self.turn.counters.elections += 1
             if leader:
                 self.forwarding.retry(group)
         self._wake_waiting()
@@ -474,7 +494,7 @@ class Node:
                 elif kind == MessageKind.MSG_FORWARD_ACK:
                     self.forwarding.answered(node, context, index, flags, body)
                 elif kind == MessageKind.MSG_NODE_STATUS:
-                    self.peers.told(NodeId(node), context, index)
+                    self.peers.told(NodeId(node), context, index, body)
             except PeerProtocolError as error:
                 logger.warning("node %d broke the protocol: %s", node, error, extra={"node": node})
                 self.transport.drop(NodeId(node))
@@ -492,6 +512,12 @@ class Node:
         self.keeper.turned()
         if self._draining:
             self._wake_waiting()
+        self.admission.turned()
+
+    def _unblock(self, group: int) -> None:
+        """A flush is done: what was held back is applied, and calls that found the group full are tried again."""
+        self.turn.unblock()
+        self.forwarding.retry(group)
 
     def failed(self, error: BaseException) -> None:
         """Something that the node cannot go on with: stop answering now, close everything soon."""
@@ -550,6 +576,7 @@ class Node:
         self.multi.discard(node)
         self.peers.link_up(node)
         self.multi.unreachable(node)
+        self.admission.greet(node)
         self.forwarding.retry()
         self.turn.kick()
 

@@ -11,16 +11,17 @@ command a shard, a ``batch`` over two shards is refused.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import BatchError, InvalidCommand, InvariantViolation, MultiRaftError
+from multiraft.errors import BatchError, InvalidCommand, MultiRaftError
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.kv import KeyValueStore
-from multiraft.machine.scans import ScanPage
 from multiraft.machine.shards import Cold
 from multiraft.node.operations import (
     Absent,
@@ -36,12 +37,14 @@ from multiraft.node.operations import (
 )
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
-from multiraft.node.scanning import PAGE_BYTES, PagesOf, Range, scan_shards
+from multiraft.node.scanning import Pages, scan_keys
 from multiraft.node.waiters import Waiters
 from multiraft.node.writes import Writes
 from multiraft.raft import MultiRaft
 
 Pair = tuple[bytes, bytes]
+
+GET_MANY_AT_ONCE = 1024
 
 
 class Store:
@@ -276,8 +279,14 @@ class Store:
         self, keys: Iterable[bytes], *, timeout: float | None = None, stale: bool = False
     ) -> list[bytes | None]:
         """The values in input order. Each shard's part is linearizable by itself."""
-        tickets = [self.get(key, timeout=timeout, stale=stale) for key in keys]
-        return [await ticket for ticket in tickets]
+        found: list[bytes | None] = []
+        left = iter(keys)
+        while some := list(itertools.islice(left, GET_MANY_AT_ONCE)):
+            if found:
+                await asyncio.sleep(0)  # however many are asked for, the loop comes round
+            tickets = [self.get(key, timeout=timeout, stale=stale) for key in some]
+            found += [await ticket for ticket in tickets]
+        return found
 
     async def scan(
         self,
@@ -293,7 +302,7 @@ class Store:
         """Keys and values in order, by ``prefix`` or from ``start`` up to, not including, ``end``; ``reverse`` from the end.
 
         Read in pages, so that any number of keys takes a bounded amount of memory. Each page is linearizable by itself; the
-        whole is no snapshot. ``timeout`` is for each page.
+        whole is no snapshot. ``timeout`` is for each page. In a hash space every slot is asked, however few keys are wanted.
         """
         if prefix and (start is not None or end is not None):
             raise InvalidCommand("scan takes a prefix, or a start and an end")
@@ -303,57 +312,18 @@ class Store:
         left = limit
         if left is not None and left <= 0:
             return
-        async for pair in scan_shards(
-            self._routing, self._pages_of(stale, timeout), low, high, reverse=reverse, limit=limit
-        ):
+        pages = Pages(
+            self._machine,
+            self._waker,
+            lambda group, run: self._confirmed(group, run, timeout, stale),
+            self._late,
+        )
+        async for pair in scan_keys(self._routing, pages, low, high, reverse=reverse, limit=limit):
             yield pair
             if left is not None:
                 left -= 1
                 if left == 0:
                     return
-
-    def _pages_of(self, stale: bool, timeout: float | None) -> PagesOf:
-        """A function that reads pages of a group, all of them under one confirmation."""
-
-        def pages_of(
-            group: int, ranges: Sequence[Range], keys_max: int, reverse: bool
-        ) -> Ticket[list[ScanPage]]:
-            def run(ticket: Ticket[Any]) -> None:
-                self._read_pages(ticket, group, list(ranges), keys_max, reverse, [])
-
-            return self._confirmed(group, run, timeout, stale)
-
-        return pages_of
-
-    def _read_pages(
-        self,
-        ticket: Ticket[Any],
-        group: int,
-        ranges: list[Range],
-        keys_max: int,
-        reverse: bool,
-        pages: list[ScanPage],
-    ) -> None:
-        """Read page after page into ``pages``; from the first that is cold, go on when the reader thread has it."""
-        for start, end in ranges[len(pages) :]:
-            page = self._machine.scan_page(group, start, end, keys_max, PAGE_BYTES, reverse)
-            if isinstance(page, Cold):
-
-                def done(page: ScanPage | None, error: BaseException | None) -> None:
-                    if error is not None or page is None:
-                        self._waker.fail(
-                            ticket, error or InvariantViolation("a page came to nothing")
-                        )
-                        self._reads.kick()
-                        return
-                    pages.append(page)
-                    self._read_pages(ticket, group, ranges, keys_max, reverse, pages)
-                    self._reads.kick()
-
-                self._machine.scan_cold(group, start, end, keys_max, PAGE_BYTES, reverse, done=done)
-                return
-            pages.append(page)
-        self._waker.settle(ticket, pages)
 
     def close(self) -> None:
         """Refuse every call from here on; the node does this."""

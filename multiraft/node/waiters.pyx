@@ -93,6 +93,10 @@ cdef class Waiters:
         cdef bytes data
         call.forwarded_to = 0
         try:
+            if self.gate is not None:
+                refused = self.gate(call.group, call.payload)
+                if refused is not None:
+                    raise refused
             if type(call.payload) is bytes:
                 data = <bytes>call.payload
                 self.multi.propose_bytes(call.group, <const char*>data, len(data), &term, &index)
@@ -229,6 +233,20 @@ cdef class Waiters:
                 call = <Call>queue.calls[at]
                 if call.origin == node:
                     call.origin = 0
+
+    def abandon(self, uint64_t group, error):
+        """The replica here applies nothing more: what becomes of the calls of its group cannot be known here."""
+        cdef CallQueue queue = self.queues.get(group)
+        cdef list calls
+        cdef Call call
+        if queue is None:
+            return
+        calls = queue.calls[queue.head:]
+        queue.calls.clear()
+        queue.head = 0
+        self.waiting -= len(calls)
+        for call in calls:
+            self.finish(call, error, True)
 
     def forget(self, uint64_t group):
         """The group's replica is gone from here: its calls end with an outcome that is not known."""

@@ -384,5 +384,15 @@ def test_a_node_shows_what_it_does(arun: Run, tmp_path: Path) -> None:
             assert status.cluster_id and status.store_id and status.boot_count == 1
             assert status.proposed >= 2 and status.applied_entries >= 7
             assert status.waiting_calls == status.waiting_reads == status.apply_lag_entries == 0
+            assert status.elections == 5 and status.quarantined == {} and not status.scarce
+            assert status.sync_ns.count and 0 < status.sync_ns.p50 <= status.sync_ns.max
+            assert status.batch_sizes.count == status.batches
+            assert status.batch_sizes.total == status.batch_bytes
+            assert status.turn_ns.count == status.turns and status.turn_ns_max == status.turn_ns.max
+            assert status.apply_turn_ns.count and status.apply_turn_ns.total == status.apply_ns
+            assert status.log_queue_bytes == status.link_queue_bytes == 0
+            assert 0 < status.log_used_bytes < status.log_map_bytes
+            assert 0 < status.state_used_bytes < status.state_map_bytes
+            assert f"sync_ns            {status.sync_ns}" in str(status)
 
     arun(main())
