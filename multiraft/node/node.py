@@ -22,13 +22,20 @@ from typing import Any, Self
 from multiraft._core import FORMAT_VERSION, MessageKind
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
+from multiraft.errors import (
+    Closed,
+    InvariantViolation,
+    LeadershipLost,
+    MultiRaftError,
+    PeerProtocolError,
+)
 from multiraft.ids import ClusterId, GroupId, NodeId
 from multiraft.interfaces import FileMeta, Hello
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.options import StoreOptions
+from multiraft.node.dispatch import open_gateway
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.keeper import Keeper
 from multiraft.node.meta import ShardMap
@@ -42,6 +49,7 @@ from multiraft.node.store import Store
 from multiraft.node.turn import Turn
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
+from multiraft.transport.gateway import Gateway
 from multiraft.transport.transport import LoopTransport
 from multiraft.worker import Worker, aside
 
@@ -87,6 +95,7 @@ class Node:
         self.loop_gap_ns_max = 0
         self._waiting_ready: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gateway: Gateway | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------------------
 
@@ -151,6 +160,8 @@ class Node:
         for node, address in config.nodes.items():
             if node != config.node_id:
                 self.transport.set_address(NodeId(node), address)
+        if config.client_listen is not None:
+            self.gateway = await open_gateway(config, self.store, self.hello, self.status)
         self._tick_due = self._loop.time()
         self._tick()
         self.turn.kick()
@@ -301,11 +312,18 @@ class Node:
             raise self._failure
 
     async def aclose(self) -> None:
-        """Hand leaderships over, answer everybody, write what is in memory, end. Idempotent."""
-        if not self._started or self._closing:
+        """Hand leaderships over, answer everybody, write what is in memory, end. Idempotent; every call waits for the end."""
+        if not self._started:
+            return
+        if self._closing:
+            await asyncio.shield(self._ended)
             return
         if self._failure is None:
+            if self.gateway is not None:
+                self.gateway.dismiss()
             await self._hand_over()
+            if self.gateway is not None:
+                await self.gateway.drain(self.config.election_ms / 1000)
         await self._release(self._failure)
 
     async def _hand_over(self) -> None:
@@ -339,6 +357,8 @@ class Node:
             self.store.close()
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
+        if self.gateway is not None:
+            await self.gateway.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -359,7 +379,8 @@ class Node:
         self._wake_waiting()
 
     def _answer_all(self, reason: MultiRaftError) -> None:
-        self.waiters.close(reason)
+        unknown = LeadershipLost("the node was closed while the command was on its way")
+        self.waiters.close(unknown if isinstance(reason, Closed) else reason)
         self.forwarding.close(reason)
         self.reads.close(reason)
         self.waker.drain()
@@ -460,6 +481,7 @@ class Node:
         )
         if isinstance(error, MultiRaftError):
             self._answer_all(error)
+        self._closing = True
         self._closing_task = self._loop.create_task(self._release(error))
 
     def _learned(self, shard_map: ShardMap) -> None:
@@ -522,6 +544,9 @@ class Node:
             error,
             extra={"node": node},
         )
+        ours = self.peers.refused(node, error, bootstrapped=self.placing.bootstrapped)
+        if ours is not None:
+            self.failed(ours)
 
     def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
         self.transfers.arrived(node, transfer, path, meta)

@@ -39,6 +39,11 @@ class NodeStatus:
     apply_lag_entries: int
     apply_ns: int
     flushes: int
+    elections: int
+    """Times that a replica here became leader: elected, or handed the leadership."""
+    commit_index_sum: int
+    applied_index_sum: int
+    """Over all groups: comparing nodes by them shows how far one is behind."""
     turn_ns_max: int
     loop_gap_ns_max: int
     log_used_bytes: int
@@ -80,6 +85,9 @@ def node_status(node: Node) -> NodeStatus:
         apply_lag_entries=sum(commit - applied for _, _, commit, applied, _ in indexes),
         apply_ns=counters.apply_ns,
         flushes=node.keeper.flushes,
+        elections=counters.elections,
+        commit_index_sum=sum(commit for _, _, commit, _, _ in indexes),
+        applied_index_sum=sum(applied for _, _, _, applied, _ in indexes),
         turn_ns_max=counters.turn_ns_max,
         loop_gap_ns_max=node.loop_gap_ns_max,
         log_used_bytes=space.used_bytes,

@@ -324,7 +324,7 @@ class Store:
         """
         if prefix and (start is not None or end is not None):
             raise InvalidCommand("scan takes a prefix, or a start and an end")
-        low, high = (prefix, _after_prefix(prefix)) if prefix else (start or b"", end or b"")
+        low, high = (prefix, after_prefix(prefix)) if prefix else (start or b"", end or b"")
         if high and low >= high:
             return
         left = limit
@@ -395,7 +395,7 @@ def _entry_of(found: tuple[int, bytes] | None) -> Entry | None:
     return None if found is None else Entry(value=found[1], revision=found[0])
 
 
-def _after_prefix(prefix: bytes) -> bytes:
+def after_prefix(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix``; b"" where there is none."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b""

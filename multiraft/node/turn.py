@@ -29,6 +29,7 @@ from multiraft.node.reads import Reads
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft
 from multiraft.raft.multi import Ready
+from multiraft.raft.state import Role
 
 logger = logging.getLogger("multiraft.node")
 
@@ -214,6 +215,7 @@ class Turn:
         for group, peer, first, bytes_max in ready.wanted:
             self._fetch(group, peer, first, bytes_max)
         if ready.roles:
+            self.counters.elections += sum(role == Role.LEADER for _, role, _, _ in ready.roles)
             self._events.roles_changed(ready.roles)
         if ready.posts:
             self._events.posts(ready.posts)
