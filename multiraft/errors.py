@@ -184,11 +184,25 @@ class FormatUnsupported(StorageError):
 
 
 class WrongCluster(StorageError):
-    """The data directory or the other side belongs to another cluster."""
+    """The data directory or the other side belongs to another cluster.
+
+    ``said_by`` is the cluster of the node that we dialled, where it is that node which says so of us; else None.
+    """
+
+    def __init__(self, message: str, *, said_by: int | None = None):
+        super().__init__(message)
+        self.said_by = said_by
 
 
 class WrongStore(StorageError):
-    """The data directory is not the one that the cluster knows for this node: wiped, swapped, or an older copy."""
+    """The data directory is not the one that the cluster knows for this node: wiped, swapped, or an older copy.
+
+    ``said_by`` is the cluster of the node that we dialled (0: it knows none yet), where it says so of us; else None.
+    """
+
+    def __init__(self, message: str, *, said_by: int | None = None):
+        super().__init__(message)
+        self.said_by = said_by
 
 
 class DirectoryInUse(StorageError):

@@ -79,6 +79,8 @@ async def run_node(config: Any) -> None:
         loop.add_signal_handler(number, stop.set)
     await node.start()
     say(f"node {config.node_id} listens on {getattr(node, 'address', 'no address')}")
+    if node.gateway is not None:
+        say(f"node {config.node_id} serves clients on {node.gateway.address}")
     ended = asyncio.ensure_future(node.closed())
     ready = asyncio.ensure_future(node.ready())
     stopping = asyncio.ensure_future(stop.wait())
@@ -115,6 +117,11 @@ def say(line: str) -> None:
 @click.option("--node-id", type=int, help="This node's number, from 1.")
 @click.option("--data-dir", help="Where this node keeps everything; its own, and nobody else's.")
 @click.option("--listen", help="HOST:PORT for the other nodes; port 0 takes a free one.")
+@click.option(
+    "--client-listen",
+    metavar="HOST:PORT",
+    help="Where clients may connect (multiraft.Client); nowhere if not given.",
+)
 @click.option(
     "--node",
     "nodes",

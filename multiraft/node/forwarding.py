@@ -14,12 +14,10 @@ from typing import Any
 
 import msgpack
 
-from multiraft import errors
 from multiraft._core import MessageFlag, MessageKind
 from multiraft.errors import (
     DeadlineExceeded,
     InvalidCommand,
-    LeadershipLost,
     LinkLost,
     MultiRaftError,
     NoLeader,
@@ -28,10 +26,10 @@ from multiraft.errors import (
     OutcomeUnknown,
     Overloaded,
     PeerProtocolError,
-    PreconditionFailed,
     Quarantined,
     Retryable,
 )
+from multiraft.node.refusals import decode_refusal, encode_refusal
 from multiraft.node.waiters import Call, Waiters
 from multiraft.raft import MultiRaft
 
@@ -40,47 +38,6 @@ PARKED_MAX = 1_000_000
 
 WAITING_HELPS_NOT = (NoSpace, Quarantined)
 """Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome."""
-
-# Refusals travel as their class name and the facts that they carry. What is not in here travels as its nearest kin.
-_CARRIED: tuple[type[MultiRaftError], ...] = (
-    NotLeader,
-    NoLeader,
-    Overloaded,
-    NoSpace,
-    Quarantined,
-    errors.ShardMoved,
-    errors.TooLarge,
-    InvalidCommand,
-    errors.CommandError,
-    DeadlineExceeded,
-    LeadershipLost,
-    errors.FormatUnsupported,
-)
-_BY_NAME = {kind.__name__: kind for kind in _CARRIED}
-
-
-def encode_refusal(error: BaseException) -> bytes:
-    """An exception as the body of a FORWARD_ACK."""
-    facts: dict[str, Any] = {"error": type(error).__name__, "message": str(error)[:4096]}
-    if isinstance(error, PreconditionFailed):
-        facts |= {"key": error.key, "revision": error.revision}
-    return msgpack.packb(facts)
-
-
-def decode_refusal(body: bytes) -> MultiRaftError:
-    """The exception again. Raises PeerProtocolError where the body is none; one of a class not known is an unknown outcome."""
-    try:
-        facts = msgpack.unpackb(body, strict_map_key=True, max_str_len=65536, max_bin_len=65536)
-        name, message = str(facts["error"]), str(facts["message"])
-        if name == "PreconditionFailed":
-            return PreconditionFailed(
-                message, key=bytes(facts["key"]), revision=int(facts["revision"])
-            )
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
-        raise PeerProtocolError(f"a refusal that cannot be read: {error}") from error
-    if name in _BY_NAME:
-        return _BY_NAME[name](message)
-    return LeadershipLost(f"the leader answered {name}: {message}")
 
 
 class Forwarding:

@@ -31,6 +31,7 @@ from multiraft.log.store import LmdbLogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.options import StoreOptions
 from multiraft.node.admission import Admission
+from multiraft.node.dispatch import open_gateway
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.keeper import Keeper
 from multiraft.node.meta import ShardMap
@@ -45,6 +46,7 @@ from multiraft.node.turn import Turn
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
 from multiraft.raft.state import Role
+from multiraft.transport.gateway import Gateway
 from multiraft.transport.transport import LoopTransport
 from multiraft.worker import Worker, aside
 
@@ -91,6 +93,7 @@ class Node:
         self.loop_gap_ns = Histogram()
         self._waiting_ready: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gateway: Gateway | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------------------
 
@@ -155,6 +158,8 @@ class Node:
         for node, address in config.nodes.items():
             if node != config.node_id:
                 self.transport.set_address(NodeId(node), address)
+        if config.client_listen is not None:
+            self.gateway = await open_gateway(config, self.store, self.hello, self.status)
         self._tick_due = self._loop.time()
         self._tick()
         self.turn.kick()
@@ -341,6 +346,8 @@ class Node:
                 raise InvariantViolation(
                     "a node that is still starting is ended by cancelling that"
                 )
+            if self.gateway is not None:
+                self.gateway.dismiss()
             self.store.close()
         await self._end(self._close())
 
@@ -355,6 +362,8 @@ class Node:
     async def _close(self) -> None:
         await self._hand_over()
         await self._finish_calls()
+        if self.gateway is not None:
+            await self.gateway.drain(self.config.election_ms / 1000)
         await self._release(self._failure)
 
     async def _hand_over(self) -> None:
@@ -398,6 +407,8 @@ class Node:
             self.store.close()
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
+        if self.gateway is not None:
+            await self.gateway.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -595,6 +606,9 @@ class Node:
             error,
             extra={"node": node},
         )
+        ours = self.peers.refused(node, error, bootstrapped=self.placing.bootstrapped)
+        if ours is not None:
+            self.failed(ours)
 
     def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
         self.transfers.arrived(node, transfer, path, meta)

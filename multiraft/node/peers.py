@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from multiraft._core import FORMAT_VERSION
 from multiraft.config import Config
-from multiraft.errors import PeerProtocolError, WrongCluster, WrongStore
+from multiraft.errors import MultiRaftError, PeerProtocolError, WrongCluster, WrongStore
 from multiraft.ids import ClusterId, NodeId, StoreId
 from multiraft.interfaces import Hello, Pinned
 from multiraft.records import encode_pinned
+from multiraft.transport.hello import StaleConnection
 
 
 @dataclass(slots=True)
@@ -47,6 +48,8 @@ class Peers:
             for node, one in pinned.items()
         }
         self.cluster_id = ClusterId(0)
+        self._refusals: dict[NodeId, MultiRaftError] = {}
+        """What nodes that we dialled say of our directory, until a link to them stands."""
 
     def __getitem__(self, node: NodeId) -> Peer:
         return self._peers[node]
@@ -86,10 +89,10 @@ class Peers:
             raise WrongStore(
                 f"node {hello.node} has another data directory than before: it was wiped or swapped"
             )
-        elif (hello.boot_count, hello.sequence) < (
-            peer.boot_count,
-            0,
-        ) or hello.sequence < peer.sequence:
+        elif hello.boot_count < peer.boot_count or hello.sequence < peer.sequence:
+            if peer.linked and hello.boot_count == peer.boot_count:
+                # Its frames on the standing link may have overtaken this hello, which then was true when it was sent.
+                raise StaleConnection(f"a link with node {hello.node} stands, and is newer")
             raise WrongStore(
                 f"node {hello.node} came back at batch {hello.sequence} of boot {hello.boot_count}, but it had batch "
                 f"{peer.sequence} of boot {peer.boot_count}: an older copy of its data directory"
@@ -119,7 +122,26 @@ class Peers:
         for node in sorted(self._peers):
             self.write(node)
 
+    def refused(
+        self, node: NodeId, error: MultiRaftError, *, bootstrapped: bool
+    ) -> MultiRaftError | None:
+        """A node was not linked. The error that must end this one, or None where it may go on.
+
+        That another node's directory is wrong is that node's trouble. Ours is, when a node that we dialled says so and surely
+        speaks of our cluster: it remembers what we do not. One that may be of another cluster itself counts only together
+        with others: when those that are left could not make a majority with us, we serve nobody here.
+        """
+        if not isinstance(error, WrongCluster | WrongStore) or error.said_by is None:
+            return None
+        if isinstance(error, WrongStore) and error.said_by:
+            if not bootstrapped or error.said_by == self.cluster_id:
+                return error
+        self._refusals[node] = error
+        voters = len(self._config.voters)
+        return error if voters - len(self._refusals) <= voters // 2 else None
+
     def link_up(self, node: NodeId) -> None:
+        self._refusals.pop(node, None)
         self._peers[node].linked = True
         self._peers[node].scarce = False  # it says so anew where it is
 

@@ -68,6 +68,9 @@ class NodeStatus:
     apply_turn_ns: Distribution
     """Applying, turn by turn."""
     flushes: int
+    commit_index_sum: int
+    applied_index_sum: int
+    """Over all groups: comparing nodes by them shows how far one is behind."""
 
     log_queue_bytes: int
     """Batches that wait for their sync."""
@@ -121,6 +124,8 @@ def node_status(node: Node) -> NodeStatus:
         },
         synced_sequence=node.log.synced_sequence,
         apply_lag_entries=sum(commit - applied for _, _, commit, applied, _ in indexes),
+        commit_index_sum=sum(commit for _, _, commit, _, _ in indexes),
+        applied_index_sum=sum(applied for _, _, _, applied, _ in indexes),
         **_work(node),
         **_calls(node),
         **_room(node),

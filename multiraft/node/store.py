@@ -217,7 +217,7 @@ class Store:
         """The value, or None. Linearizable; with ``stale`` whatever this node has applied, at once."""
         physical = self._routing.physical(key)
         group, _epoch = self._routing.find(physical)
-        if (stale or self._multi.reads_at_once(group)) and not self._closed:
+        if (stale or self._multi.reads_at_once(group)) and not self._writes.closed:
             found = self._machine.get(group, physical)
             if not isinstance(found, Cold):
                 return self._waker.answered(None if found is None else found[1])
@@ -306,7 +306,7 @@ class Store:
         """
         if prefix and (start is not None or end is not None):
             raise InvalidCommand("scan takes a prefix, or a start and an end")
-        low, high = (prefix, _after_prefix(prefix)) if prefix else (start or b"", end or b"")
+        low, high = (prefix, after_prefix(prefix)) if prefix else (start or b"", end or b"")
         if high and low >= high:
             return
         left = limit
@@ -338,7 +338,7 @@ def _entry_of(found: tuple[int, bytes] | None) -> Entry | None:
     return None if found is None else Entry(value=found[1], revision=found[0])
 
 
-def _after_prefix(prefix: bytes) -> bytes:
+def after_prefix(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix``; b"" where there is none."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b""

@@ -23,7 +23,7 @@ cdef class Writes:
     cdef bint hashed
     cdef Py_ssize_t value_bytes_max
     cdef uint64_t timeout_ns            # of a call that names none
-    cdef bint closed
+    cdef readonly bint closed
 
     cdef uint64_t until(self, object timeout) except? 0
     cdef const Route* find(self, object key, char* head, size_t* head_bytes) except NULL

@@ -28,7 +28,7 @@ RATCHET: tuple[Allowed, ...] = (
         "file-length",
         "multiraft/node/node.py",
         "the shell's wiring stands here until user machines and moves show where it parts",
-        size_max=625,
+        size_max=650,
     ),
     Allowed(
         "file-length",
