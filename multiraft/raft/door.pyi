@@ -96,6 +96,9 @@ class Status:
     promotable: bool
     lease: bool
     membership: Membership
+    pending_change: int
+    uncommitted_bytes: int
+    applying_index: int
     peers: dict[int, PeerStatus] = field(default_factory=dict)
 
 @final

@@ -16,7 +16,7 @@ SEEDS = int(os.environ.get("MULTIRAFT_SPEC_SEEDS", "60"))
 FIRST = int(os.environ.get("MULTIRAFT_SPEC_FIRST", "0"))
 EVENTS = 1200
 # Seeds that failed once; what was wrong has tests of its own, these are run for company.
-FAILED_ONCE = (50019, 60029, 60536, 61099)
+FAILED_ONCE = (50019, 60029, 60536, 61099, 70557)
 
 
 def run(seed: int) -> Cluster:

@@ -22,7 +22,6 @@ from multiraft.raft import (
     Options,
     Ready,
     Replica,
-    Role,
     Snapshot,
     Tag,
     membership_after,
@@ -135,7 +134,7 @@ class Stage:
         unknown = set(plain) - set(SWITCHES)
         assert not unknown, unknown
         learners = numbers(named.get("learners", ""))
-        parts = {id: MemberFlag.MEMBER_VOTER for id in range(1, int(count) + 1)}
+        parts = dict.fromkeys(range(1, int(count) + 1), MemberFlag.MEMBER_VOTER)
         parts |= dict.fromkeys(learners, MemberFlag.MEMBER_LEARNER)
         members = Membership(tuple(Member(id, id, int(flags)) for id, flags in parts.items()))  # type: ignore[arg-type]
         for id in parts:
