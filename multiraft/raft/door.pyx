@@ -231,8 +231,8 @@ cdef class Replica:
 
     ``entries`` are those above ``base_index`` that are on the disk already, ``membership`` is as of ``applied_index``, and
     ``seed`` draws the election timeouts. Raises MembershipRefused where ``membership`` is not one, InvariantViolation where
-    what was stored contradicts itself. Errors of inputs: NotLeader, NoLeader, Overloaded, TooLarge (nothing happened), InvariantViolation (we are
-    wrong), PeerProtocolError (a message is not one), Closed (the replica was removed).
+    what was stored contradicts itself. Errors of inputs: NotLeader, NoLeader, Overloaded, TooLarge (nothing happened),
+    InvariantViolation (we are wrong), PeerProtocolError (a message is not one), Closed (the replica was removed).
     """
 
     def __init__(
