@@ -104,6 +104,10 @@ from multiraft.records import encode_base
 from multiraft.interfaces import Base, HardState
 
 
+cdef enum:
+    NUMBER_BITS = 62                # of terms and indexes in messages: arithmetic on them cannot overflow
+
+
 # -- messages -----------------------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +120,8 @@ cdef int message_parse(const char* data, size_t available, Message* out) noexcep
         return FAULT_SHORT
     if not MSG_APPEND <= head.kind <= MSG_NODE_STATUS or head.flags & ~(FLAG_REJECT | FLAG_TRANSFER | FLAG_RUN):
         return FAULT_KIND
+    if (head.term | head.index) >> NUMBER_BITS:
+        return FAULT_LIMIT                   # nobody gets there; one above it must never wrap round to 0
     out.head = head
     out.run = NULL
     out.body = data + MESSAGE_HEADER_BYTES

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import multiraft.raft
-from multiraft.errors import InvariantViolation
+from multiraft.errors import InvariantViolation, PeerProtocolError
 from multiraft.interfaces import HardState, Membership
 from multiraft.raft import (
     Entry,
@@ -131,6 +131,19 @@ def test_p89_what_was_applied_is_committed_at_a_restart() -> None:
             Replica(PLAIN, hard_state=hard, **{**start, **wrong})
     with pytest.raises(InvariantViolation):
         Replica(PLAIN, hard_state=replace(hard, commit=4), **start)
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 5, 7, 9, 10])
+@pytest.mark.parametrize("number", ["term", "index"])
+def test_p82_a_number_that_could_wrap_round_is_no_message(kind: int, number: str) -> None:
+    """After the term 2**64 - 1 would come 0: a peer that names such a term is not listened to."""
+    replica = Replica(PLAIN, replica=1, membership=voters(1, 2, 3))
+    before = replica.status()
+    for value in (2**62, 2**64 - 1):
+        with pytest.raises(PeerProtocolError):
+            replica.step(Message(kind, 2, 1, **{number: value}))
+    assert replica.status() == before
+    replica.step(Message(kind, 2, 1, **{number: 2**62 - 1}))
 
 
 def test_a_seed_draws_the_same_timeouts() -> None:

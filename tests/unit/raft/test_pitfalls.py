@@ -90,6 +90,20 @@ def test_p02_term_and_vote_are_written_together() -> None:
     assert len(ready.batches) == 1
 
 
+def test_p01_p02_a_vote_in_a_term_that_is_known_already_is_written_too() -> None:
+    node = Node(1, voters(1, 2, 3), PLAIN)
+    node.replica.step(Message(K.MSG_HEARTBEAT, 2, 1, term=7))
+    node.collect()
+    node.sync()
+    node.crash()
+    assert (node.replica.status().term, node.replica.status().vote) == (7, 0)
+    node.replica.step(Message(K.MSG_VOTE, 3, 1, term=7))
+    node.collect()
+    node.sync()
+    node.crash()
+    assert (node.replica.status().term, node.replica.status().vote) == (7, 3)
+
+
 def test_p03_an_acknowledgement_waits_for_the_sync_also_the_leaders_own() -> None:
     cluster = Cluster()
     cluster.elect(1)
