@@ -129,6 +129,7 @@ class Pair:
         hard_state = replace(self.disk.hard_state, commit=commit)
         entries = tuple(self.disk.entries[i] for i in sorted(self.disk.entries))
         self.seed += 100
+        in_memory = self.seed // 100 % 2 == 0  # else all that is not applied is read again
         self.compiled = Compiled(
             self.options,
             replica=self.id,
@@ -139,6 +140,7 @@ class Pair:
             entries=entries,
             applied_index=self.checkpoint.index,
             seed=self.seed,
+            in_memory=in_memory,
         )
         self.spec = raft.start(
             self.options,
@@ -148,6 +150,7 @@ class Pair:
             base=self.disk.base,
             entries=entries,
             applied=self.checkpoint.index,
+            in_memory=in_memory,
         )
         self.applied = list(self.checkpoint.applied)
         self.to_apply: deque[Entry] = deque()
