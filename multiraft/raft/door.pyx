@@ -392,11 +392,15 @@ cdef class Replica:
             report_snapshot(self.engine, self.state, peer, ok)
 
     def send_snapshot(self, to, snapshot):
-        """Offer a snapshot to a member that was named in ``snapshots_wanted``."""
+        """Offer a snapshot to a member that was named in ``snapshots_wanted``.
+
+        False where it came too late: we lead no more, the member caught up by itself or is gone, or the log was cut beyond it.
+        """
         cdef Peer* peer = find_peer(self.live(), to)
-        if peer != NULL:
-            body = encode_membership(snapshot.membership)
-            send_snapshot(self.engine, self.state, peer, snapshot.index, snapshot.term, snapshot.context, body)
+        if peer == NULL:
+            return False
+        body = encode_membership(snapshot.membership)
+        return bool(send_snapshot(self.engine, self.state, peer, snapshot.index, snapshot.term, snapshot.context, body))
 
     def compact(self, index, membership=None):
         """Forget the log at and below ``index``, which must be applied and held durably by the state machine."""

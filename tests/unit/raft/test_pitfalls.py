@@ -275,11 +275,30 @@ def test_p25_a_node_that_returns_from_isolation_does_not_depose_the_leader() -> 
     assert cluster[3].status().role == Role.PRE_CANDIDATE
     assert cluster[3].status().term == term
     cluster.heal()
+    cluster[
+        3
+    ].campaign()  # before it hears of the leader, with a log that is as good as the others'
+    cluster.settle()
     for _ in range(30):
         cluster.tick()
         cluster.settle()
     assert cluster.leaders() == [1]
     assert {cluster[id].status().term for id in (1, 2, 3)} == {term}
+
+
+@pytest.mark.parametrize("kind", [K.MSG_VOTE, K.MSG_PRE_VOTE])
+def test_p25_who_hears_a_leader_answers_no_election(kind: int) -> None:
+    cluster = Cluster(3, GUARDED)
+    cluster.elect(1)
+    for id in (1, 2):
+        before = cluster[id].status()
+        cluster[id].step(Message(kind, 3, id, term=9, index=99, log_term=8))
+        assert cluster[id].status() == before
+        assert answers(cluster[id]) == []
+    cluster.isolate(2)
+    cluster.tick(GUARDED.election_ticks, 2)  # one election timeout without a word: it is free again
+    cluster[2].step(Message(kind, 3, 2, term=9, index=99, log_term=8))
+    assert [m.reject for m in answers(cluster[2]) if m.to_replica == 3] == [False]
 
 
 def test_p26_a_removed_replica_raises_no_terms() -> None:

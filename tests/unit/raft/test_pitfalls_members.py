@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from multiraft._core import MemberFlag, RunKind
 from multiraft._core import MessageKind as K
 from multiraft.errors import MembershipRefused
+from multiraft.interfaces import HardState
 from multiraft.raft import (
     Entry,
     MembershipChange,
     Message,
     Options,
+    Replica,
     Role,
     Snapshot,
     membership_after,
@@ -223,6 +227,76 @@ def test_a_follower_behind_the_log_is_offered_a_snapshot_and_goes_on_from_there(
     status = cluster[3].status()
     assert (status.first_index, status.last_index, status.commit_index) == (6, 6, 6)
     assert cluster[1].status().peers[3].state == "replicate"
+
+
+def test_p61_a_snapshot_that_is_older_than_the_log_is_not_offered() -> None:
+    """The log was cut beyond it while it was made: the follower would need another one at once."""
+    cluster = Cluster()
+    cluster.elect(1)
+    cluster.isolate(3)
+    cluster[1].propose(b"a")
+    cluster.settle()
+    cluster[1].compact(2)
+    cluster.heal()
+    cluster.tick()
+    cluster.settle()
+    old = Snapshot(2, 1, voters(1, 2, 3))
+    cluster[1].propose(b"b")
+    cluster.settle()
+    cluster[1].compact(3)
+    assert cluster[1].send_snapshot(3, old) is False
+    ready = cluster[1].ready()
+    assert [m for m in ready.messages if m.kind == K.MSG_SNAPSHOT] == []
+    assert ready.snapshots_wanted == (3,), "it is asked for again"
+    assert cluster[1].send_snapshot(3, Snapshot(3, 1, voters(1, 2, 3))) is True
+    assert cluster[1].status().peers[3].pending_snapshot == 3
+
+
+def test_p45_an_older_snapshot_undoes_no_change_and_repeats_none() -> None:
+    change = add(4)
+    entries = (Entry(1, 1, b""), Entry(2, 1, change.encode(), int(RunKind.RUN_MEMBERSHIP)))
+    replica = Replica(PLAIN, replica=2, membership=voters(1, 2, 3))
+    for entry in entries:
+        before = entry.index - 1
+        message = Message(K.MSG_APPEND, 1, 2, term=1, index=before, log_term=min(before, 1))
+        replica.step(replace(message, commit=2, entries=(entry,)))
+    ready = replica.ready()
+    assert ready.tag is not None
+    replica.persisted(ready.tag)
+    (_, applied) = replica.ready().committed
+    replica.apply_membership(applied.index, applied.payload)
+    replica.applied(2)
+    assert replica.membership() == voters(1, 2, 3, 4)
+    # A snapshot from before the change comes late, and is told to be installed, too.
+    old = Snapshot(1, 1, voters(1, 2, 3))
+    replica.step(Message(K.MSG_SNAPSHOT, 1, 2, term=1, index=1, log_term=1))
+    assert replica.ready().snapshot is None
+    replica.installed(old)
+    assert replica.membership() == voters(1, 2, 3, 4)
+    replica.step(Message(K.MSG_APPEND, 1, 2, term=1, commit=2, entries=entries[:1]))
+    assert replica.ready().committed == ()
+    assert replica.status().applied_index == 2
+
+
+def test_p45_a_change_that_a_snapshot_holds_is_not_applied_again() -> None:
+    change = add(4)
+    entries = [Entry(1, 1, b""), Entry(2, 1, change.encode(), int(RunKind.RUN_MEMBERSHIP))]
+    replica = Replica(
+        PLAIN,
+        replica=2,
+        membership=voters(1, 2, 3),
+        hard_state=HardState(term=1, commit=0),
+        entries=entries,
+    )
+    replica.step(Message(K.MSG_SNAPSHOT, 1, 2, term=1, index=5, log_term=1))
+    assert replica.ready().snapshot is not None
+    replica.step(
+        Message(K.MSG_HEARTBEAT, 1, 2, term=1, commit=2)
+    )  # the entries turn out to be committed
+    assert replica.ready().committed == ()
+    replica.installed(Snapshot(5, 1, voters(1, 2, 3, 4)))
+    assert replica.ready().committed == ()
+    assert (replica.membership(), replica.status().applied_index) == (voters(1, 2, 3, 4), 5)
 
 
 def test_p53_a_snapshot_at_or_below_the_commit_index_is_ignored_and_answered() -> None:
