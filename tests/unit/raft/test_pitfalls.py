@@ -540,6 +540,29 @@ def test_p39_a_lease_runs_from_the_send_of_its_round_and_ends_by_itself() -> Non
     assert not cluster[1].status().lease
 
 
+@pytest.mark.parametrize("late", [0, 2])
+def test_p39_a_lease_is_not_longer_for_an_answer_that_came_late(late: int) -> None:
+    cluster = Cluster(3, LEASED)
+    cluster.tick(LEASED.election_ticks)
+    cluster.elect(1)
+    cluster[1].tick()
+    cluster.nodes[1].collect()
+    beats = cluster.take()
+    for _ in range(late):
+        cluster[1].tick()
+        cluster.nodes[1].collect()
+    cluster.take()  # the later rounds are lost
+    cluster.deliver(beats)
+    for id in (2, 3):
+        cluster.nodes[id].collect()
+    cluster.deliver(cluster.take())
+    held = 0
+    while cluster[1].status().lease:
+        held += 1
+        cluster[1].tick()
+    assert late + held == LEASED.lease_ns
+
+
 def test_p39_a_restarted_voter_refuses_votes_for_one_timeout_while_leases_are_on() -> None:
     replica = Replica(LEASED, replica=1, membership=voters(1, 2, 3))
     replica.step(Message(K.MSG_VOTE, 2, 1, term=1))
