@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Public names of `multiraft`, submodules aside.
 EXPORTS = set(
     """
-    Absent BatchError Closed CommandError Config ConfigError DeadlineExceeded Delete
+    Absent BatchError Client Closed CommandError Config ConfigError DeadlineExceeded Delete
     DeleteRange Entry InvalidCommand MultiRaftError NoSpace Node OutcomeUnknown Overloaded
-    PreconditionFailed Present Put Rejected Retryable RevisionIs StorageError Store
+    PreconditionFailed Present Put Quarantined Rejected Retryable RevisionIs StorageError Store
     TlsConfig TooLarge ValueIs open
     """.split()
 )
