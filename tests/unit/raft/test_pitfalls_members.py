@@ -60,6 +60,63 @@ def test_p44_also_right_after_a_leader_change() -> None:
     assert not cluster[2].propose_membership(learn(5))[1]
 
 
+def test_p44_a_new_leader_takes_no_change_before_it_applied_those_of_before() -> None:
+    """Its own entry is committed, and with it a change of the leader before, which is not applied here yet."""
+    inherited = Entry(2, 1, add(4).encode(), int(RunKind.RUN_MEMBERSHIP))
+    replica = Replica(
+        PLAIN,
+        replica=1,
+        membership=voters(1, 2, 3),
+        hard_state=HardState(term=1),
+        entries=[Entry(1, 1), inherited],
+    )
+    make_leader(replica)
+    answers(replica)
+    replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=2, index=3))
+    assert replica.status().commit_index == 3
+    assert not replica.propose_membership(add(5))[1]
+    assert [entry.index for entry in replica.ready().committed] == [1, 2, 3]
+    assert not replica.propose_membership(add(5))[1]
+    replica.applied(1)
+    replica.apply_membership(2, inherited.payload)
+    replica.applied(2)
+    assert replica.propose_membership(add(5))[1]
+
+
+def test_p47_a_recovered_joint_membership_is_left_only_behind_an_entry_of_the_own_term() -> None:
+    replica = Replica(
+        PLAIN,
+        replica=1,
+        membership=joint((1, 2, 3), (3, 4, 5)),
+        hard_state=HardState(term=1, commit=2),
+        entries=[Entry(1, 1, b"a"), Entry(2, 1, b"b")],
+    )
+    make_leader(replica)  # entries 1 and 2 were handed out on the way
+    replica.applied(2)  # all that came before is applied, and nothing of term 2 is committed
+    assert replica.status().last_index == 3
+    ready = replica.ready()
+    if ready.tag is not None:
+        replica.persisted(ready.tag)
+    for id in (2, 3, 4):
+        replica.step(Message(K.MSG_APPEND_ACK, id, 1, term=2, index=3))
+    for entry in replica.ready().committed:
+        replica.applied(entry.index)
+    (leaving,) = replica.ready().entries
+    assert (leaving.index, leaving.payload) == (4, MembershipChange().encode())
+
+
+def test_p46_a_joint_membership_is_left_once_whatever_is_applied_before_that_is_committed() -> None:
+    cluster = Cluster(5)
+    cluster.elect(1)
+    assert cluster[1].propose_membership(drop(4, 5))[1]
+    for payload in (b"a", b"b", b"c"):  # they are applied behind the change, each by itself
+        cluster[1].propose(payload)
+    cluster.settle()
+    leaving = [e for e in cluster.nodes[1].applied if e.payload == MembershipChange().encode()]
+    assert len(leaving) == 1
+    assert cluster[1].membership() == voters(1, 2, 3)
+
+
 def test_p46_p47_a_joint_membership_is_left_by_whoever_leads_and_after_committing_under_both() -> (
     None
 ):
