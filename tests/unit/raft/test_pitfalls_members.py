@@ -181,6 +181,24 @@ def test_p48_removing_one_of_two_does_not_block_the_other() -> None:
     assert cluster.payloads(1) == [b"alone"]
 
 
+def test_p48_what_waited_for_a_removed_voter_is_committed_when_the_removal_is_applied() -> None:
+    cluster = Cluster(2)
+    cluster.elect(1)
+    cluster[1].propose_membership(drop(2))
+    cluster.nodes[1].collect()
+    cluster.nodes[1].sync()
+    cluster.deliver(cluster.take())
+    cluster[1].propose(b"waits")
+    cluster.nodes[1].collect()
+    cluster.nodes[1].sync()
+    cluster.nodes[2].collect()
+    cluster.nodes[2].sync()
+    cluster.deliver(m for m in cluster.take() if m.to_replica == 1)
+    assert cluster[1].status().commit_index == 2
+    cluster.nodes[1].collect()  # applies the removal; nobody says anything more
+    assert cluster[1].status().commit_index == 3
+
+
 @pytest.mark.parametrize("options", [PLAIN, Options()], ids=["plain", "pre-vote"])
 def test_p48_a_refused_candidate_learns_of_the_change_that_it_lacks(options: Options) -> None:
     """The other of two has the removal in its log, and does not know that it is committed; the removed leader's log is longer,
@@ -362,6 +380,22 @@ def test_p53_a_snapshot_at_or_below_the_commit_index_is_ignored_and_answered() -
     ready = replica.ready()
     assert ready.snapshot is None
     assert [(m.kind, m.index) for m in ready.messages_after] == [(K.MSG_APPEND_ACK, 2)]
+
+
+def test_p53_a_snapshot_from_before_the_log_begins_is_ignored_and_answered() -> None:
+    replica = Replica(
+        PLAIN,
+        replica=1,
+        membership=voters(1, 2, 3),
+        base_index=5,
+        base_term=1,
+        hard_state=HardState(1),
+    )
+    for index in (3, 5):
+        replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=index, log_term=1))
+        ready = replica.ready()
+        assert ready.snapshot is None
+        assert [(m.kind, m.index) for m in ready.messages_after] == [(K.MSG_APPEND_ACK, 5)]
 
 
 def test_p53_a_snapshot_whose_entry_is_here_only_moves_the_commit_index() -> None:
