@@ -23,7 +23,7 @@ def run(seed: int) -> Cluster:
     cluster = Cluster(seed)
     for _ in range(EVENTS):
         cluster.event()
-    cluster.heal()
+    cluster.heal(rounds=EVENTS // 3)
     return cluster
 
 

@@ -442,6 +442,21 @@ def test_p58_a_failed_snapshot_does_not_leave_the_follower_waiting() -> None:
     assert cluster[1].ready().snapshots_wanted == (3,)
 
 
+def test_p58_a_snapshot_that_could_not_be_made_is_asked_for_again() -> None:
+    cluster = Cluster()
+    cluster.elect(1)
+    cluster.isolate(3)
+    cluster[1].propose(b"a")
+    cluster.settle()
+    cluster[1].compact(2)
+    cluster.heal()
+    cluster.tick()
+    cluster.settle()
+    assert cluster[1].ready().snapshots_wanted == (), "it was asked for once, and is awaited"
+    cluster[1].report_snapshot(3, False)
+    assert cluster[1].ready().snapshots_wanted == (3,)
+
+
 def test_p60_the_older_of_two_snapshots_changes_nothing() -> None:
     replica = replica_with()
     for index in (4, 9):
