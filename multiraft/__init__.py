@@ -9,6 +9,8 @@ Ways in::
     async with node:
         await node.store.put(b"user:1", b"ada")
 
+    with multiraft.sync.open("data") as db: ...                  # the same without a loop, for any number of threads
+
     $ multiraft serve ...                                        # one node as a process of its own
     async with multiraft.Client(["host:port"]) as client:       # its store, from another program
         await client.put(b"user:1", b"ada")
@@ -25,6 +27,7 @@ The map of the package, from the leaves up (``docs/architecture.md`` has the who
 
 from __future__ import annotations
 
+from multiraft import sync as sync
 from multiraft.client import Client as Client
 from multiraft.config import Config as Config
 from multiraft.config import TlsConfig as TlsConfig
@@ -39,6 +42,7 @@ from multiraft.errors import NoSpace as NoSpace
 from multiraft.errors import OutcomeUnknown as OutcomeUnknown
 from multiraft.errors import Overloaded as Overloaded
 from multiraft.errors import PreconditionFailed as PreconditionFailed
+from multiraft.errors import Quarantined as Quarantined
 from multiraft.errors import Rejected as Rejected
 from multiraft.errors import Retryable as Retryable
 from multiraft.errors import StorageError as StorageError

@@ -8,14 +8,15 @@ The tree answers the two questions that a caller has: *may I try again?* and *co
     │   ├── NoLeader             nobody leads just now
     │   ├── ShardMoved           the keys are served elsewhere (``epoch`` of the newer map)
     │   ├── Overloaded           a queue is full; slow down
-    │   └── NoSpace              the disk is below its reserve; reads and deletes go on
+    │   ├── NoSpace              the disk is below its reserve; reads and deletes go on
+    │   └── Quarantined          the shard's replica here applies nothing more, and no other takes over
     ├── OutcomeUnknown       it may or may not have been applied
     │   ├── DeadlineExceeded     ... because the time was up (also a TimeoutError)
     │   ├── LeadershipLost       ... because another leads since the append
     │   ├── LinkLost             ... because the link to the leader broke
     │   └── SessionExpired       ... because the session's answers are gone
     ├── Rejected             it did not happen and will not
-    │   ├── InvalidCommand  PreconditionFailed  TooLarge  CommandError  MembershipRefused
+    │   ├── InvalidCommand  PreconditionFailed  TooLarge  CommandError  MembershipRefused  WrongThread
     ├── BatchError           a call on many keys, of which some failed: says which and how
     ├── Closed               this node or client is closed
     ├── StorageError         the disk; the node ends
@@ -74,6 +75,11 @@ class NoSpace(Retryable):
     """The disk is below its reserve. Reads, deletes and leadership transfer go on; writes do again once space is freed."""
 
 
+class Quarantined(Retryable):
+    """The group's replica on this node applies nothing more, for a reason that waiting does not mend (``node.status()`` has
+    it), and no other replica serves in its place. Other groups go on."""
+
+
 # -- it may have happened -----------------------------------------------------------------------------------------------
 
 
@@ -129,6 +135,10 @@ class CommandError(Rejected):
 
 class MembershipRefused(Rejected):
     """The membership change cannot be made: one is pending, or it would leave the group without a voter."""
+
+
+class WrongThread(Rejected):
+    """A call of the synchronous face from a thread that runs an event loop, or in a fork of the process that opened it."""
 
 
 # -- several at once ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ EXPORTS = set(
     """
     Absent BatchError Client Closed CommandError Config ConfigError DeadlineExceeded Delete
     DeleteRange Entry InvalidCommand MultiRaftError NoSpace Node OutcomeUnknown Overloaded
-    PreconditionFailed Present Put Rejected Retryable RevisionIs StorageError Store
+    PreconditionFailed Present Put Quarantined Rejected Retryable RevisionIs StorageError Store
     TlsConfig TooLarge ValueIs open
     """.split()
 )

@@ -9,23 +9,24 @@ The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK n
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
 
 from multiraft._core import MessageFlag, MessageKind
 from multiraft.errors import (
-    Closed,
     DeadlineExceeded,
     InvalidCommand,
     LinkLost,
     MultiRaftError,
     NoLeader,
+    NoSpace,
     NotLeader,
+    OutcomeUnknown,
     Overloaded,
     PeerProtocolError,
+    Quarantined,
     Retryable,
 )
 from multiraft.node.refusals import decode_refusal, encode_refusal
@@ -35,18 +36,30 @@ from multiraft.raft import MultiRaft
 REJECT = int(MessageFlag.FLAG_REJECT)
 PARKED_MAX = 1_000_000
 
+WAITING_HELPS_NOT = (NoSpace, Quarantined)
+"""Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome."""
+
 
 class Forwarding:
-    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
+    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader.
+
+    ``contexts`` are ``ids.message_ids``.
+    """
 
     def __init__(
-        self, multi: MultiRaft, node: int, clock_ns: Callable[[], int], timeout_ns: int
+        self,
+        multi: MultiRaft,
+        node: int,
+        clock_ns: Callable[[], int],
+        *,
+        timeout_ns: int,
+        contexts: Iterator[int],
     ) -> None:
         self._multi = multi
         self._node = node
         self._clock_ns = clock_ns
         self._timeout_ns = timeout_ns
-        self._contexts = itertools.count(1)
+        self._contexts = contexts
         self._away: dict[int, Call] = {}
         self._parked: dict[int, list[Call]] = {}
         self._parked_count = 0
@@ -62,7 +75,7 @@ class Forwarding:
 
     def homeless(self, call: Call, error: Retryable) -> None:
         """A call could not be proposed here: send it to the leader's node, or let it wait for one - or for room."""
-        if call.nowait and isinstance(error, Overloaded):
+        if isinstance(error, WAITING_HELPS_NOT) or (call.nowait and isinstance(error, Overloaded)):
             self.waiters.end(call, error)
             return
         leader = self._multi.leader_node(call.group)
@@ -131,7 +144,8 @@ class Forwarding:
                 )
 
     def link_down(self, node: int) -> None:
-        """The link is gone: what was on its way there may have happened."""
+        """The link is gone: what was on its way there may have happened, and who asked us from there has heard the same."""
+        self.waiters.disown(node)
         for context, call in list(self._away.items()):
             if call.forwarded_to == node:
                 del self._away[context]
@@ -140,12 +154,14 @@ class Forwarding:
                 )
 
     def close(self, error: MultiRaftError) -> None:
-        """End every wait: with ``error`` where the command never left, as unknown where the node closes before its answer."""
+        """The node ends because of ``error``: what waits here did not happen, what another node has may have (pitfall 93)."""
+        for calls in self._parked.values():
+            for call in calls:
+                self.waiters.end(call, error)
+        unknown = OutcomeUnknown("this node ended while another node had the command")
+        unknown.__cause__ = error
         for call in self._away.values():
-            unknown = LinkLost("the node was closed before the answer of another one came")
-            self.waiters.end(call, unknown if isinstance(error, Closed) else error)
-        for call in [call for calls in self._parked.values() for call in calls]:
-            self.waiters.end(call, error)
+            self.waiters.end(call, unknown)
         self._away.clear()
         self._parked.clear()
         self._parked_count = 0
@@ -206,6 +222,8 @@ class Forwarding:
         refusal = decode_refusal(body)
         if isinstance(refusal, Retryable):
             call.forwarded_to = 0
-            self.homeless(call, NoLeader(str(refusal)))
+            # A leader that has moved on is looked for again; what it says of its own state is passed on as it is.
+            moved = isinstance(refusal, NotLeader)
+            self.homeless(call, NoLeader(str(refusal)) if moved else refusal)
         else:
             self.waiters.end(call, refusal)

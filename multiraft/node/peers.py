@@ -29,6 +29,7 @@ class Peer:
     linked: bool = False
     greeted: bool = False
     bootstrapped: bool = False
+    scarce: bool = False
     written: tuple[int, int] = (0, 0)
 
 
@@ -56,6 +57,11 @@ class Peers:
     def linked(self, node: int) -> bool:
         peer = self._peers.get(NodeId(node))
         return peer is not None and peer.linked
+
+    def scarce(self, node: int) -> bool:
+        """Did the node say that its disk is below its reserve?"""
+        peer = self._peers.get(NodeId(node))
+        return peer is not None and peer.scarce
 
     def all_greeted(self) -> bool:
         """Has every other node of the configuration answered its hello since this process started?"""
@@ -96,12 +102,14 @@ class Peers:
         self.told(hello.node, hello.boot_count, hello.sequence)
         self.write(hello.node)
 
-    def told(self, node: NodeId, boot_count: int, sequence: int) -> None:
-        """A node says how far its log is synced."""
+    def told(self, node: NodeId, boot_count: int, sequence: int, room: bytes = b"") -> None:
+        """A node says how far its log is synced, and maybe whether it has room: 1 where it has none, 0 where it has again."""
         peer = self._peers.get(node)
         if peer is not None:
             peer.boot_count = max(peer.boot_count, boot_count)
             peer.sequence = max(peer.sequence, sequence)
+            if room:
+                peer.scarce = room[:1] == b"\x01"
 
     def write(self, node: NodeId) -> None:
         """Put what is known of one node into the log, if it is news."""
@@ -135,6 +143,7 @@ class Peers:
     def link_up(self, node: NodeId) -> None:
         self._refusals.pop(node, None)
         self._peers[node].linked = True
+        self._peers[node].scarce = False  # it says so anew where it is
 
     def link_down(self, node: NodeId) -> None:
         if node in self._peers:
