@@ -167,9 +167,14 @@ class Member:
         if process is None or not self.up.is_set():
             raise CallFailed({"error": "Away", "kind": "not", "message": "it does not run"})
         number = next(self._ids)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         assert process.stdin is not None
-        process.stdin.write(json.dumps({"id": number, "call": call} | arguments).encode() + b"\n")
+        try:
+            process.stdin.write(
+                json.dumps({"id": number, "call": call} | arguments).encode() + b"\n"
+            )
+        except RuntimeError as error:  # uvloop's way to say that the pipe is closed: it has died, and nobody read of it yet
+            raise CallFailed({"error": "Away", "kind": "not", "message": str(error)}) from error
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(within):
                 said = await answer

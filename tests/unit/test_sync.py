@@ -25,6 +25,7 @@ from multiraft.errors import (
     DirectoryInUse,
     InvalidCommand,
     InvariantViolation,
+    OutcomeUnknown,
     PreconditionFailed,
     Rejected,
     SyncFailed,
@@ -137,7 +138,8 @@ def test_a_node_that_failed_says_so_to_every_thread(tmp_path: Path) -> None:
         waiting = pool.submit(node.store.put, b"k", b"v")
         until(lambda: node.status().waiting_calls == 1)
         inner._loop.call_soon_threadsafe(inner.failed, SyncFailed("the disk said no"))
-        assert isinstance(waiting.exception(), SyncFailed)
+        unknown = waiting.exception()
+        assert isinstance(unknown, OutcomeUnknown) and isinstance(unknown.__cause__, SyncFailed)
         assert isinstance(ended.exception(), SyncFailed)
         with pytest.raises(Closed):
             node.store.get(b"k")
