@@ -14,7 +14,8 @@ import pytest
 
 from multiraft.cli.exits import Exit
 from multiraft.cli.processes import NodeProcess
-from tests.cluster.serving import NODES, Run, Served, ending, served
+from multiraft.errors import MultiRaftError
+from tests.cluster.serving import NODES, WAIT_S, Run, Served, ending, served
 
 pytestmark = [pytest.mark.cluster, pytest.mark.loops("uvloop")]
 
@@ -204,6 +205,32 @@ def test_a_damaged_state_file_ends_with_11(arun: Run, tmp_path: Path, how: str) 
                     file.truncate(3 * 4096)
             code, line = await damaged(cluster)
             assert code == Exit.DAMAGED and "state" in line, line
+
+    arun(main())
+
+
+def test_p91_a_flipped_bit_in_the_state_is_never_an_answer(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(tmp_path, shards=1) as cluster:
+            config = tmp_path / "flush.toml"
+            config.write_text("memtable_age_s = 0.1\n")
+            cluster.nodes[3] = cluster.process(3, "--config", str(config))
+            await cluster.start()
+            await cluster.ready()
+            await cluster.write(KEYS)
+            await cluster.read(KEYS, via=(3,))
+            path = cluster.directory(3) / "state" / "data.mdb"
+            async with asyncio.timeout(WAIT_S):
+                while b"k%d" % (KEYS - 1) not in path.read_bytes():
+                    await asyncio.sleep(0.05)  # only the file tells that it was flushed
+            await cluster.nodes[3].kill()
+            flip(path, after=b"k%d" % (KEYS - 1))
+            await cluster.start(3)
+            await cluster.ready(3)
+            async with cluster.client(3) as client:
+                with pytest.raises(MultiRaftError, match="is damaged"):
+                    await client.get(b"k%d" % (KEYS - 1), stale=True)
+            await cluster.read(KEYS, via=(1, 2))
 
     arun(main())
 
