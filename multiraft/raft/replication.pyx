@@ -330,6 +330,8 @@ cdef int send_snapshot(
         return 0
     if index <= peer.match_index:            # it caught up by itself while the snapshot was made
         return report_snapshot(engine, replica, peer, True)
+    if index < replica.log.base_index:       # the log was compacted past it meanwhile: make a newer one
+        return report_snapshot(engine, replica, peer, False)
     peer_become_snapshot(peer, index)
     head = emit(engine, replica, peer.outbox, MSG_SNAPSHOT, peer.replica, False)
     head.index = index
