@@ -11,7 +11,6 @@ and ``closed`` raises what happened. It never goes on with half of itself.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import time
