@@ -4,7 +4,8 @@ A forwarded command is sent once per link incarnation and never again by itself:
 makes the outcome unknown, whatever it was (pitfalls 80, 93). An answer that says "nothing happened" puts the call back where
 it came from, to be tried again until its deadline. Calls that have no place to go just now wait here, too.
 
-The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, or a refusal in msgpack.
+The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, a refusal in msgpack, or what a user's
+machine answered.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from multiraft.node.waiters import Call, Waiters
 from multiraft.raft import MultiRaft
 
 REJECT = int(MessageFlag.FLAG_REJECT)
+RESULT = int(MessageFlag.FLAG_TRANSFER)
+"""In an answer: the body holds what a user's machine answered."""
 PARKED_MAX = 1_000_000
 
 # Refusals travel as their class name and the facts that they carry. What is not in here travels as its nearest kin.
@@ -46,6 +49,7 @@ _CARRIED: tuple[type[MultiRaftError], ...] = (
     errors.TooLarge,
     InvalidCommand,
     errors.CommandError,
+    errors.InvalidResult,
     DeadlineExceeded,
     LeadershipLost,
     errors.FormatUnsupported,
@@ -77,6 +81,29 @@ def decode_refusal(body: bytes) -> MultiRaftError:
     return LeadershipLost(f"the leader answered {name}: {message}")
 
 
+def encode_results(value: Any, several: bool) -> bytes:
+    """What a user's machine answered to one command, or to several of which each may have failed by itself."""
+    if not several:
+        return msgpack.packb(value)
+    return msgpack.packb(
+        [
+            [False, encode_refusal(one)] if isinstance(one, BaseException) else [True, one]
+            for one in value
+        ]
+    )
+
+
+def decode_results(body: bytes, several: bool) -> Any:
+    """The answer again; of several, a list of answers and errors. Raises PeerProtocolError where the body is none."""
+    try:
+        value = msgpack.unpackb(body, strict_map_key=False, use_list=True)
+        if not several:
+            return value
+        return [one if good else decode_refusal(one) for good, one in value]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise PeerProtocolError(f"a result that cannot be read: {error}") from error
+
+
 class Forwarding:
     """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
 
@@ -94,6 +121,8 @@ class Forwarding:
         self.waiters: Waiters
         self.kick: Callable[[], None]
         self.linked: Callable[[int], bool]
+        self.is_users: Callable[[int], bool] = lambda group: False
+        """Has the group a machine of a user, whose results travel as they are?"""
         self.forwarded = 0
 
     def __len__(self) -> int:
@@ -210,7 +239,15 @@ class Forwarding:
 
     def answer(self, call: Call, value: object) -> None:
         """What became of another node's call goes back to it."""
-        if isinstance(value, int):
+        if self.is_users(call.group) and not isinstance(value, BaseException):
+            self._multi.post(
+                call.origin,
+                MessageKind.MSG_FORWARD_ACK,
+                context=call.context,
+                flags=RESULT,
+                body=encode_results(value, type(call.payload) is list),
+            )
+        elif isinstance(value, int):
             self._multi.post(
                 call.origin,
                 MessageKind.MSG_FORWARD_ACK,
@@ -240,6 +277,9 @@ class Forwarding:
         if call is None or call.forwarded_to != node:
             return
         del self._away[context]
+        if flags & RESULT:
+            self.waiters.end(call, decode_results(body, type(call.payload) is list))
+            return
         if not flags & REJECT:
             self.waiters.end(call, index)
             return

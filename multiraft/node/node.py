@@ -14,22 +14,24 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from multiraft._core import FORMAT_VERSION, MessageKind
+from multiraft._core import FORMAT_VERSION, CommittedRuns, MessageKind
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
 from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
 from multiraft.ids import ClusterId, GroupId, NodeId
-from multiraft.interfaces import FileMeta, Hello
+from multiraft.interfaces import FileMeta, Hello, StateMachine
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.options import StoreOptions
+from multiraft.machine.states import State, States
 from multiraft.node.forwarding import Forwarding
+from multiraft.node.groups import Group
 from multiraft.node.keeper import Keeper
 from multiraft.node.meta import ShardMap
 from multiraft.node.peers import Peers
@@ -40,6 +42,7 @@ from multiraft.node.snapshots import Snapshots
 from multiraft.node.status import NodeStatus, node_status
 from multiraft.node.store import Store
 from multiraft.node.turn import Turn
+from multiraft.node.users import Users
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
 from multiraft.transport.transport import LoopTransport
@@ -71,10 +74,15 @@ class Node:
     ``async with Node(config) as node:`` starts it and closes it; ``node.store`` is the key-value store. Starting raises
     StorageError (and its kin) for a directory that cannot be used, OSError for an address that cannot be bound. With others in
     the configuration it is started when it listens; ``await node.ready()`` waits until every shard has a leader.
+
+    ``machines`` names the kinds of users' own state machines, each with what makes one (docs/machines.md): a class, mostly.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, *, machines: Mapping[str, Callable[..., StateMachine]] | None = None
+    ) -> None:
         self.config = config
+        self._kinds = dict(machines or {})
         self._loop: asyncio.AbstractEventLoop
         self._started = False
         self._closing = False
@@ -123,6 +131,8 @@ class Node:
             one.mkdir(parents=True, exist_ok=True)
         self.log = await self._open_log(directory)
         self.machine = await self._open_machine(directory)
+        states = States(directory / "machines")
+        found = await aside(states.found)
         seed = config.seed if config.seed is not None else random.SystemRandom().getrandbits(48)
         self.multi = MultiRaft(
             self._raft_options(),
@@ -142,7 +152,7 @@ class Node:
             jobs=self._files,
             directory=str(directory / "incoming"),
         )
-        self._wire()
+        self._wire(states, found)
         if config.listen is not None:
             self.address = await self.transport.listen(config.listen)
         self.placing.restore()
@@ -195,7 +205,7 @@ class Node:
             uncommitted_bytes_max=config.inflight_bytes_max,
         )
 
-    def _wire(self) -> None:
+    def _wire(self, states: States, found: dict[int, State]) -> None:
         """Make the parts that know each other, and tell the stores whom to call."""
         config = self.config
         self.waker = Waker(self._loop)
@@ -226,7 +236,7 @@ class Node:
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
         self.forwarding.linked = self.peers.linked
-        self._wire_keeping()
+        self._wire_keeping(states, found)
         self.store = Store(
             config=config,
             multi=self.multi,
@@ -241,7 +251,7 @@ class Node:
         self.log.on_failed = self.failed
         self.machine.on_failed = self.failed
 
-    def _wire_keeping(self) -> None:
+    def _wire_keeping(self, states: States, found: dict[int, State]) -> None:
         """Make what flushes and compacts, moves snapshots, and knows which replicas live here."""
         config = self.config
         self.keeper = Keeper(
@@ -254,10 +264,11 @@ class Node:
             log_budget_bytes=config.log_budget_bytes,
             tail_bytes_max=config.tail_bytes_max,
         )
+        self.users = self._make_users(states, found)
         self.transfers = Snapshots(
             directory=Path(config.data_dir) / "snapshots",
             multi=self.multi,
-            machine=self.machine,
+            host_of=self.users.host_of(self.machine),
             waiters=self.waiters,
             transport=self.transport,
             jobs=self._files,
@@ -275,6 +286,29 @@ class Node:
             self._learned,
             self.keeper.after_sync,
             self.transfers.resume,
+            self.users.machines,
+        )
+        self.users.join(self.placing)
+
+    def _make_users(self, states: States, found: dict[int, State]) -> Users:
+        return Users(
+            config=self.config,
+            kinds=self._kinds,
+            states=states,
+            found=found,
+            multi=self.multi,
+            keeper=self.keeper,
+            forwarding=self.forwarding,
+            waiters=self.waiters,
+            reads=self.reads,
+            waker=self.waker,
+            files=self._files,
+            worker=self._worker,
+            schedule=self._loop.call_soon,
+            spawn=self._spawn,
+            kick=self.turn.kick,
+            linked=self.peers.linked,
+            now_ns=self.turn.now,
         )
 
     async def ready(self, timeout: float | None = None) -> None:
@@ -294,6 +328,32 @@ class Node:
             self.multi.leader_node(shard.group) is not None for shard in self.placing.map.shards
         )
 
+    # -- machines of users ------------------------------------------------------------------------------------------------------
+
+    def register(self, kind: str, machine: Callable[..., StateMachine]) -> None:
+        """Name a kind of machine after the node was made. Groups of it that waited here begin to apply."""
+        self._kinds[kind] = machine
+        if hasattr(self, "users"):
+            self.users.machines.register(kind, machine)
+
+    async def create_group(
+        self,
+        name: str,
+        machine: str | Callable[..., StateMachine],
+        *,
+        timeout: float | None = None,
+    ) -> Group:
+        """The group of that name, made with a replica on every node if there is none yet; called by any number of nodes.
+
+        ``machine`` is a registered kind, by its name or by what makes it. Raises GroupExists where the name has another kind,
+        DeadlineExceeded where group 0 cannot answer in time.
+        """
+        return await self.users.groups.create(name, machine, timeout)
+
+    def group(self, name: str) -> Group:
+        """The handle of a group that this node knows already. Raises GroupUnknown."""
+        return self.users.groups.group(name)
+
     async def closed(self) -> None:
         """Wait until the node has ended. Raises what ended it, if it was not ``aclose``."""
         await asyncio.shield(self._ended)
@@ -306,6 +366,7 @@ class Node:
             return
         if self._failure is None:
             await self._hand_over()
+            await self.users.leadership.close(self.config.timeout_s)
         await self._release(self._failure)
 
     async def _hand_over(self) -> None:
@@ -339,6 +400,7 @@ class Node:
             self.store.close()
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
+            await self.users.leadership.close(self.config.election_ms / 1000)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -354,6 +416,8 @@ class Node:
             await aside(worker.close)
         if hasattr(self, "machine"):
             self.machine.close()
+        if hasattr(self, "users"):
+            await aside(self.users.machines.close)
         if not self._ended.done():
             self._ended.set_result(None)
         self._wake_waiting()
@@ -362,9 +426,10 @@ class Node:
         self.waiters.close(reason)
         self.forwarding.close(reason)
         self.reads.close(reason)
+        self.users.stop(reason)
         self.waker.drain()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that ends with the node; what it raises ends the node."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
@@ -375,6 +440,7 @@ class Node:
                 self.failed(error)
 
         task.add_done_callback(ended)
+        return task
 
     # -- ticks ------------------------------------------------------------------------------------------------------------------
 
@@ -394,6 +460,7 @@ class Node:
         self.forwarding.retry()
         self.forwarding.expire(now_ns)
         self.keeper.tick(now_ns)
+        self.users.hosting.tick(now_ns)
         self.placing.retry()
         if self._ticks % SPREAD_EVERY_TICKS == 0:
             self.placing.spread(self.peers.linked, SPREAD_MOVES_MAX)
@@ -422,6 +489,7 @@ class Node:
         for group, _role, leader, _term in roles:
             if leader:
                 self.forwarding.retry(group)
+            self.users.leadership.look(group)
         self._wake_waiting()
 
     def posts(self, posts: list[tuple[int, int, int, int, int, int, int, bytes]]) -> None:
@@ -439,6 +507,9 @@ class Node:
 
     def meta_applied(self) -> None:
         self.placing.refresh()
+
+    def users_committed(self, runs: CommittedRuns) -> None:
+        self.users.hosting.take(runs)
 
     def snapshots(self, offered: list[Any], wanted: list[Any]) -> None:
         for offer in offered:

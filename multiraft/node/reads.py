@@ -116,6 +116,16 @@ class Reads:
             for _, reads in waits:
                 reads[:] = [read for read in reads if not self._ended(read, now_ns)]
 
+    def refuse(self, group: int, error: MultiRaftError) -> None:
+        """Answer everybody who waits to read of one group: nothing will be applied there (pitfall 42)."""
+        reads = self._gathering.pop(group, [])
+        for context in [at for at, round in self._rounds.items() if round.group == group]:
+            reads += self._rounds.pop(context).reads
+        for _, waiting in self._applying.pop(group, []):
+            reads += waiting
+        for read in reads:
+            self._waker.fail(read.ticket, error)
+
     def close(self, error: MultiRaftError) -> None:
         """Answer everybody (pitfall 42)."""
         for reads in [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from multiraft.node.hosting import GroupStatus
+
 if TYPE_CHECKING:
     from multiraft.node.node import Node
 
@@ -45,6 +47,8 @@ class NodeStatus:
     log_map_bytes: int
     log_free_bytes: int
     links: dict[int, bool]
+    machines: tuple[GroupStatus, ...] = ()
+    """The groups of users' machines, by group."""
 
 
 def node_status(node: Node) -> NodeStatus:
@@ -76,7 +80,7 @@ def node_status(node: Node) -> NodeStatus:
         expired=node.waiters.expired,
         waiting_calls=node.waiters.waiting + len(node.forwarding),
         waiting_reads=len(node.reads),
-        applied_entries=counters.applied_entries,
+        applied_entries=counters.applied_entries + node.users.hosting.applied_entries,
         apply_lag_entries=sum(commit - applied for _, _, commit, applied, _ in indexes),
         apply_ns=counters.apply_ns,
         flushes=node.keeper.flushes,
@@ -90,4 +94,5 @@ def node_status(node: Node) -> NodeStatus:
             for node_id in node.config.voters
             if node_id != node.config.node_id
         },
+        machines=node.users.hosting.status(),
     )

@@ -46,6 +46,8 @@ class TurnEvents(Protocol):
 
     def meta_applied(self) -> None: ...
 
+    def users_committed(self, runs: CommittedRuns) -> None: ...
+
     def snapshots(
         self,
         offered: list[tuple[int, int, int, int, int, bytes]],
@@ -191,6 +193,8 @@ class Turn:
         self._tell(ready)
         if ready.committed is not None:
             self._backlog.append(ready.committed)
+        if ready.committed_users is not None:
+            self._events.users_committed(ready.committed_users)
         behind = self._apply(now_ns) if self._backlog and not self._blocked else False
         if ready.read_states:
             self.reads.answered(ready.read_states)

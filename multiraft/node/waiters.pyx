@@ -92,6 +92,7 @@ cdef class Waiters:
         cdef CallQueue queue
         cdef bytes data
         call.forwarded_to = 0
+        call.results = None
         try:
             if type(call.payload) is bytes:
                 data = <bytes>call.payload
@@ -181,14 +182,51 @@ cdef class Waiters:
             if value is None:
                 value = result_base + call.index
             self.finish(call, value, isinstance(value, BaseException))
-        if head == len(calls):
-            calls.clear()
-            head = 0
-        elif head > 256 and head * 2 > len(calls):
-            del calls[:head]
-            head = 0
         queue.head = head
+        return self.trim(queue)
+
+    cdef int trim(self, CallQueue queue) except -1:
+        """Let go of the places of calls that ended, now and then."""
+        if queue.head == len(queue.calls):
+            queue.calls.clear()
+            queue.head = 0
+        elif queue.head > 256 and queue.head * 2 > len(queue.calls):
+            del queue.calls[:queue.head]
+            queue.head = 0
         return 0
+
+    def settle_machine(self, uint64_t group, uint64_t term, uint64_t first, list results not None):
+        """Entries ``first ..`` of a user's machine were applied under ``term``, each with a result of its own: the answer, or
+        an exception instance. A call of several entries is answered with the list of theirs."""
+        cdef CallQueue queue = self.queues.get(group)
+        cdef Call call
+        cdef uint64_t begin, last = first + len(results) - 1
+        while queue is not None and queue.head < len(queue.calls):
+            call = <Call>queue.calls[queue.head]
+            begin = call.index - call.count + 1
+            if begin > last:
+                break
+            if call.term == term:
+                if call.results is None:
+                    call.results = []
+                call.results.extend(results[max(begin, first) - first : min(call.index, last) - first + 1])
+            if call.index > last:
+                break
+            queue.calls[queue.head] = None
+            queue.head += 1
+            self.waiting -= 1
+            if call.term != term or len(call.results) != call.count:
+                self.overwritten(call)
+            else:
+                value = call.results[0] if type(call.payload) is bytes else call.results
+                self.finish(call, value, isinstance(value, BaseException))
+        if queue is not None:
+            self.trim(queue)
+
+    def waits(self, uint64_t group):
+        """Does anybody wait for an entry of the group that was proposed here?"""
+        cdef CallQueue queue = self.queues.get(group)
+        return queue is not None and queue.head < len(queue.calls)
 
     cdef int overwritten(self, Call call) except -1:
         """Another term's entry stands at its index: it did not happen (pitfall 94), and may be tried again - unless it was
@@ -203,7 +241,7 @@ cdef class Waiters:
             self.homeless(call, error)
         return 0
 
-    def jumped(self, uint64_t group, uint64_t index):
+    def jumped(self, uint64_t group, uint64_t index, str why="a snapshot passed over this command; it may have happened"):
         """A snapshot took the place of the log up to ``index``: what became of the calls below it cannot be known here."""
         cdef CallQueue queue = self.queues.get(group)
         cdef Call call
@@ -216,11 +254,11 @@ cdef class Waiters:
             queue.calls[queue.head] = None
             queue.head += 1
             self.waiting -= 1
-            self.finish(call, LeadershipLost("a snapshot passed over this command; it may have happened"), True)
+            self.finish(call, LeadershipLost(why), True)
 
-    def forget(self, uint64_t group):
-        """The group's replica is gone from here: its calls end with an outcome that is not known."""
-        self.jumped(group, <uint64_t>-1)
+    def forget(self, uint64_t group, str why="the replica that took this command is gone; it may have happened"):
+        """The group's replica is gone from here, or its machine: its calls end with an outcome that is not known."""
+        self.jumped(group, <uint64_t>-1, why)
         self.queues.pop(group, None)
 
     def expire(self, uint64_t now_ns):
