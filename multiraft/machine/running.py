@@ -22,6 +22,9 @@ from multiraft.machine.states import At, State, States, decode_note, write_state
 COMMAND_VERSION = 1
 """The first byte of every command of a user's group in the log; an empty entry is a leader's own."""
 
+COMMAND_BYTES_MAX = 8 * 1024 * 1024 - 4096
+"""A command fits into one entry of the log, with room for what will stand before it."""
+
 APPLY_NS_MAX = 5_000_000
 """A job goes on with further entries for so long; then others get the worker."""
 

@@ -128,8 +128,7 @@ class UserMachines:
             raise ConfigError(
                 f"machines = {kind!r}: one that keeps its own disk cannot ask for the loop"
             )
-        if self._factories.setdefault(kind, factory) is not factory:
-            raise ConfigError(f"machines = {kind!r}: it is registered already, as another machine")
+        self._factories[kind] = factory
         for hosted in self.all():
             if hosted.kind == kind and hosted.life is Life.STOPPED and hosted.machine is None:
                 self._open(hosted)

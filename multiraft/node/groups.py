@@ -22,11 +22,12 @@ from multiraft.errors import (
     MultiRaftError,
     OutcomeUnknown,
     PreconditionFailed,
+    TooLarge,
 )
 from multiraft.ids import META_GROUP, GroupId
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
-from multiraft.machine.running import Factory, encode_command
+from multiraft.machine.running import COMMAND_BYTES_MAX, Factory, encode_command
 from multiraft.machine.user import UserMachines
 from multiraft.node.hosting import Hosting
 from multiraft.node.meta import (
@@ -239,6 +240,8 @@ class Group:
 def _checked(command: bytes) -> bytes:
     if not isinstance(command, bytes):
         raise InvalidCommand(f"a command is bytes, not {type(command).__name__}")
+    if len(command) > COMMAND_BYTES_MAX:
+        raise TooLarge(f"a command of {len(command)} bytes; the limit is {COMMAND_BYTES_MAX}")
     return encode_command(command)
 
 

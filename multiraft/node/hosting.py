@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from multiraft._core import CommittedRuns
 from multiraft._ticket import Ticket, Waker
 from multiraft.errors import DeadlineExceeded, LogCorrupt, MultiRaftError
+from multiraft.machine.hosted import Life
 from multiraft.machine.states import At
 from multiraft.machine.user import UserMachines
 from multiraft.machine.user_files import UserFiles
@@ -198,28 +199,26 @@ class Hosting:
     def fail(self, group: int, cause: BaseException) -> None:
         """A machine failed in what it does besides applying: the same as if it had failed there."""
         hosted = self._machines[group]
-        if group not in self._quarantined:
+        if hosted.life is not Life.STOPPED:
             self._machines.fail(hosted, cause)
 
     def machine(self, group: int) -> Any:
         """The machine of a group where it runs; None where it does not."""
         hosted = self._machines[group]
-        return None if group in self._quarantined else hosted.machine
+        return hosted.machine if hosted.life is Life.RUNNING else None
 
     # -- what callers ask ---------------------------------------------------------------------------------------------------------
 
     def require_running(self, group: int) -> None:
         """Raise Quarantined where the machine does not run here."""
-        if group in self._quarantined:
-            raise self._machines[group].refusal
+        hosted = self._machines[group]
+        if hosted.life is Life.STOPPED:
+            raise hosted.refusal
 
     def require_somebody(self, group: int) -> None:
         """Raise Quarantined where it runs nowhere: the only member of the group has failed."""
-        if group in self._quarantined and not self._has_others(group):
-            raise self._machines[group].refusal
-
-    def _has_others(self, group: int) -> bool:
-        return len(self._multi.replica(group).membership().members) > 1
+        if len(self._multi.replica(group).membership().members) == 1:
+            self.require_running(group)
 
     def read(self, group: int, query: Any, ticket: Ticket[Any], deadline_ns: int) -> None:
         """Ask the machine, and settle the ticket with what it answers, or when the time is up."""

@@ -22,7 +22,13 @@ from typing import Any, Self
 from multiraft._core import FORMAT_VERSION, CommittedRuns, MessageKind
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
+from multiraft.errors import (
+    Closed,
+    ConfigError,
+    InvariantViolation,
+    MultiRaftError,
+    PeerProtocolError,
+)
 from multiraft.ids import ClusterId, GroupId, NodeId
 from multiraft.interfaces import FileMeta, Hello, StateMachine
 from multiraft.log.schema import LogSettings
@@ -38,7 +44,7 @@ from multiraft.node.peers import Peers
 from multiraft.node.placing import Placing
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
-from multiraft.node.snapshots import Snapshots
+from multiraft.node.snapshots import Snapshots, sweep
 from multiraft.node.status import NodeStatus, node_status
 from multiraft.node.store import Store
 from multiraft.node.turn import Turn
@@ -130,6 +136,8 @@ class Node:
         for one in (directory, directory / "snapshots", directory / "incoming"):
             one.mkdir(parents=True, exist_ok=True)
         self.log = await self._open_log(directory)
+        pending = {one.pending.name for one in self.log.groups() if one.pending is not None}
+        await aside(lambda: sweep(directory / "snapshots", pending))
         self.machine = await self._open_machine(directory)
         states = States(directory / "machines")
         found = await aside(states.found)
@@ -332,7 +340,8 @@ class Node:
 
     def register(self, kind: str, machine: Callable[..., StateMachine]) -> None:
         """Name a kind of machine after the node was made. Groups of it that waited here begin to apply."""
-        self._kinds[kind] = machine
+        if self._kinds.setdefault(kind, machine) is not machine:
+            raise ConfigError(f"machines = {kind!r}: it is registered already, as another machine")
         if hasattr(self, "users"):
             self.users.machines.register(kind, machine)
 

@@ -17,7 +17,7 @@ import itertools
 import logging
 import os
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,13 @@ class Snapshots:
     def _done(self, _: object, error: BaseException | None) -> None:
         if error is not None:
             logger.warning("a snapshot file could not be removed: %s", error)
+
+
+def sweep(directory: Path, kept: Collection[str]) -> None:
+    """Remove what an earlier process left: files on their way out, and received ones that no pending record names any more."""
+    for path in sorted(directory.iterdir()):
+        if path.name not in kept:
+            path.unlink()
 
 
 def _move(source: Path, target: Path) -> None:

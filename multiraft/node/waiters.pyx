@@ -17,7 +17,7 @@ from multiraft._core cimport CommittedRun, CommittedRuns
 from multiraft._ticket cimport Ticket, Waker, ticket_new
 from multiraft.raft.multi cimport MultiRaft
 
-from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, Retryable
+from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, Rejected, Retryable
 
 
 @cython.final
@@ -76,12 +76,20 @@ cdef class Waiters:
         call.group = group
         call.deadline_ns = deadline_ns
         call.payload = payload
-        self.place(call)
+        self.place_or_end(call)
 
     def again(self, Call call not None):
         """Try to propose a call again that had no place to go, or whose proposal did not happen."""
         if not self.given_up(call):
+            self.place_or_end(call)
+
+    cdef int place_or_end(self, Call call) except -1:
+        """Where nobody is there to raise at: a call that cannot be proposed at all ends with the reason, and alone."""
+        try:
             self.place(call)
+        except Rejected as error:
+            self.finish(call, error, True)
+        return 0
 
     def given_up(self, Call call not None):
         """Does nobody wait for it any more?"""
