@@ -22,7 +22,7 @@ from multiraft.machine.user_files import UserFiles
 from multiraft.node.keeper import Keeper
 from multiraft.node.reads import Reads
 from multiraft.node.waiters import Waiters
-from multiraft.raft import MultiRaft
+from multiraft.raft import MultiRaft, Role
 from multiraft.records import decode_membership
 
 logger = logging.getLogger("multiraft.node")
@@ -81,6 +81,7 @@ class Hosting:
         self._log_bytes_max = log_bytes_max
         self._held: set[int] = set()
         self._quarantined: set[int] = set()
+        self._attempts: dict[int, int] = {}
         self._asked: list[tuple[int, Ticket[Any]]] = []
         self.applied_entries = 0
         self.saves = 0
@@ -111,11 +112,27 @@ class Hosting:
         self._asked = [one for one in self._asked if one[0] > now_ns and not one[1].done()]
         for group in sorted(self._quarantined):
             if group in self._multi:
-                self._multi.hand_over(group, self._linked)
+                self._hand_over(group)
         for hosted in self._machines.all():
             pinned = hosted.group in self._keeper.pinning
             if self._files.due(hosted, 0 if pinned else self._log_bytes_max):
                 self.save(hosted.group)
+
+    def _hand_over(self, group: int) -> None:
+        """As leader, to each of the others in turn, the most advanced first: its machine may have failed, too."""
+        status = self._multi.replica(group).status()
+        if status.role != Role.LEADER or status.transfer_to:
+            return
+        others = [
+            peer
+            for peer in status.peers.values()
+            if peer.replica != status.replica and not peer.learner and self._linked(peer.node)
+        ]
+        if others:
+            others.sort(key=lambda peer: (-peer.match_index, peer.replica))
+            attempt = self._attempts.get(group, 0)
+            self._attempts[group] = attempt + 1
+            self._multi.transfer_leader(group, others[attempt % len(others)].replica)
 
     def save(self, group: int) -> None:
         """Make a machine's state durable and forget the log behind it. The log has synced a commit index before that covers it."""
@@ -188,7 +205,7 @@ class Hosting:
         self._held.discard(group)
         self._multi.hold(group, False)
         self._multi.quarantine(group)
-        self._multi.hand_over(group, self._linked)
+        self._hand_over(group)
         self.waiters.forget(
             group, "the state machine failed where it led; the command may have happened"
         )

@@ -41,6 +41,7 @@ logger = logging.getLogger("multiraft.node")
 
 PAGE_KEYS = 1024
 PAGE_BYTES = 4 * 1024 * 1024
+PAUSE_SPREADS_MAX = 256
 
 
 class Placing:
@@ -70,6 +71,8 @@ class Placing:
         self._flushed = {shard.group: shard for shard in machine.shards()}
         self._bootstrapping = False
         self._unread = False
+        self._spreads = 0
+        self._asked: dict[GroupId, tuple[int, int]] = {}
         self.map: ShardMap | None = None
         for group_log in log.groups():
             if not group_log.tombstone:
@@ -229,19 +232,28 @@ class Placing:
         self._machine.create(shard.group, descriptor_of(shard), encode_membership(shard.membership))
 
     def spread(self, linked: Callable[[int], bool], moves_max: int) -> int:
-        """Hand leaderships to the nodes where the map wants them, a few at a time; how many were begun."""
+        """Hand leaderships to the nodes where the map wants them, a few at a time; how many were begun.
+
+        A replica that does not take one - its machine failed - is asked again after ever longer pauses: while it is asked, the
+        group takes no proposals.
+        """
         if self.map is None:
             return 0
         begun = 0
+        self._spreads += 1
         records: tuple[ShardRecord | GroupRecord, ...] = (*self.map.shards, *self.map.groups)
         for record in records:
-            replica, node = record.replicas[0]
+            group, (replica, node) = record.group, record.replicas[0]
             if begun == moves_max:
                 break
-            if node != self._config.node_id and linked(node) and self._multi.leads(record.group):
-                if self._multi.caught_up(record.group, replica):
-                    self._multi.transfer_leader(record.group, replica)
-                    begun += 1
+            if node == self._config.node_id or not self._multi.leads(group):
+                self._asked.pop(group, None)
+                continue
+            again, pause = self._asked.get(group, (0, 1))
+            if self._spreads >= again and linked(node) and self._multi.caught_up(group, replica):
+                self._multi.transfer_leader(group, replica)
+                self._asked[group] = self._spreads + pause, min(2 * pause, PAUSE_SPREADS_MAX)
+                begun += 1
         return begun
 
 
