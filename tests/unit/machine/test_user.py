@@ -424,7 +424,9 @@ def test_a_job_on_the_loop_reports_what_it_raises() -> None:
     assert not never.calls
 
 
-@pytest.mark.parametrize("value", [0, -1, 2**64 - 1, -(2**63), 1.5, True, None, b"x", "text", [], {}])
+@pytest.mark.parametrize(
+    "value", [0, -1, 2**64 - 1, -(2**63), 1.5, True, None, b"x", "text", [], {}]
+)
 def test_plain_results_are_as_they_were(value: Any) -> None:
     assert plain_result(value) == value and type(plain_result(value)) is type(value)
 
