@@ -1,0 +1,1 @@
+"""Real processes on real sockets: killed, stopped, cut off, and judged by what they had acknowledged."""
