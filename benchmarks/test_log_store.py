@@ -17,6 +17,7 @@ from typing import Any
 import lmdb
 import pytest
 
+from benchmarks.device import device_bytes
 from multiraft._batch import BatchBuilder
 from multiraft._core import encode_run
 from multiraft.ids import ReplicaId
@@ -193,15 +194,6 @@ def group_last(index: Any, group: int) -> int:
     return facts.last_index
 
 
-def device_bytes(path: Path) -> Callable[[], int]:
-    """Asks how many bytes the device under ``path`` was ever given to write; skips where nobody knows."""
-    device = os.stat(path).st_dev
-    stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
-    if not stat.exists():
-        pytest.skip(f"{path} is on no block device whose writes are counted ({stat})")
-    return lambda: int(stat.read_text().split()[6]) * 512
-
-
 @pytest.mark.parametrize(("payload_bytes", "target"), [(16, 2.5), (128, 1.3)])
 @pytest.mark.benchmark(
     group="log store: bytes on the device per byte of payload, ten entries a run"
@@ -209,6 +201,8 @@ def device_bytes(path: Path) -> Callable[[], int]:
 def test_device_bytes(benchmark: Any, tmp_path: Path, payload_bytes: int, target: float) -> None:
     """The least of several stretches: other processes write to the same device, never less than nothing."""
     written = device_bytes(tmp_path)
+    if written is None:
+        pytest.skip(f"{tmp_path} is on no block device whose writes are counted")
     batched = Batched(tmp_path / "batched")
     flushes, stretches = (10, 8) if benchmark.enabled else (1, 1)
     payload = os.urandom(payload_bytes)

@@ -1,6 +1,6 @@
 """multiraft: many Raft groups in one process, on one loop, one transport and one log.
 
-Three ways in::
+Ways in::
 
     async with multiraft.open("data") as db:                    # one embedded node, durable, no configuration
         await db.put(b"user:1", b"ada")
@@ -9,7 +9,11 @@ Three ways in::
     async with node:
         await node.store.put(b"user:1", b"ada")
 
+    with multiraft.sync.open("data") as db: ...                  # the same without a loop, for any number of threads
+
     $ multiraft serve ...                                        # one node as a process of its own
+    async with multiraft.Client(["host:port"]) as client:       # its store, from another program
+        await client.put(b"user:1", b"ada")
 
 The map of the package, from the leaves up (``docs/architecture.md`` has the whole):
 
@@ -17,11 +21,14 @@ The map of the package, from the leaves up (``docs/architecture.md`` has the who
 - ``_core``, ``_batch``, ``_frames``, ``_routes``, ``_ticket``, ``records``: bytes and numbers, compiled;
 - ``raft``: the algorithm, compiled, without I/O; ``placement``: where keys live;
 - ``log``, ``transport``, ``machine``: the disk, the network, the state;
-- ``node``: the turn that joins them, and the shell around it.
+- ``node``: the turn that joins them, and the shell around it;
+- ``client``, ``cli``: a cluster from outside.
 """
 
 from __future__ import annotations
 
+from multiraft import sync as sync
+from multiraft.client import Client as Client
 from multiraft.config import Config as Config
 from multiraft.config import TlsConfig as TlsConfig
 from multiraft.errors import BatchError as BatchError

@@ -49,6 +49,8 @@ class Config:
     data_dir: str = "data"
     node_id: NodeId = NodeId(1)
     listen: str | None = None
+    client_listen: str | None = None
+    """Where programs that are no nodes may connect (``multiraft.Client``); None: nowhere. The rules of ``listen`` hold."""
     nodes: Mapping[int, str] = field(default_factory=dict)
     shards: int | None = None
     borders: tuple[bytes, ...] = ()

@@ -17,7 +17,7 @@ The tree answers the two questions that a caller has: *may I try again?* and *co
     │   ├── LinkLost             ... because the link to the leader broke
     │   └── SessionExpired       ... because the session's answers are gone
     ├── Rejected             it did not happen and will not
-    │   ├── InvalidCommand  PreconditionFailed  TooLarge  MembershipRefused  GroupExists
+    │   ├── InvalidCommand  PreconditionFailed  TooLarge  MembershipRefused  GroupExists  WrongThread
     │   └── CommandError         a user's machine applied it, and this is its answer
     │       └── InvalidResult        ... in place of a result that is no plain value
     ├── BatchError           a call on many keys, of which some failed: says which and how
@@ -152,6 +152,10 @@ class MembershipRefused(Rejected):
     """The membership change cannot be made: one is pending, or it would leave the group without a voter."""
 
 
+class WrongThread(Rejected):
+    """A call of the synchronous face from a thread that runs an event loop, or in a fork of the process that opened it."""
+
+
 # -- several at once ----------------------------------------------------------------------------------------------------
 
 
@@ -195,11 +199,25 @@ class FormatUnsupported(StorageError):
 
 
 class WrongCluster(StorageError):
-    """The data directory or the other side belongs to another cluster."""
+    """The data directory or the other side belongs to another cluster.
+
+    ``said_by`` is the cluster of the node that we dialled, where it is that node which says so of us; else None.
+    """
+
+    def __init__(self, message: str, *, said_by: int | None = None):
+        super().__init__(message)
+        self.said_by = said_by
 
 
 class WrongStore(StorageError):
-    """The data directory is not the one that the cluster knows for this node: wiped, swapped, or an older copy."""
+    """The data directory is not the one that the cluster knows for this node: wiped, swapped, or an older copy.
+
+    ``said_by`` is the cluster of the node that we dialled (0: it knows none yet), where it says so of us; else None.
+    """
+
+    def __init__(self, message: str, *, said_by: int | None = None):
+        super().__init__(message)
+        self.said_by = said_by
 
 
 class DirectoryInUse(StorageError):

@@ -5,7 +5,9 @@ Ids are never reused. This module imports nothing of ours and holds no logic bey
 
 from __future__ import annotations
 
+import itertools
 import secrets
+from collections.abc import Iterator
 from typing import NewType
 
 NodeId = NewType("NodeId", int)
@@ -36,3 +38,12 @@ def random_id() -> int:
         value = secrets.randbits(63)
         if value:
             return value
+
+
+def message_ids(boot_count: int) -> Iterator[int]:
+    """Numbers for messages that ask for an answer: no earlier run of this store has used them.
+
+    Another node may answer after we were restarted, over the new link. If both runs counted from 1, that answer would pass for
+    the one to another question: a write would be acknowledged that never happened.
+    """
+    return itertools.count(((boot_count & 0xFF_FFFF) << 40) + 1)

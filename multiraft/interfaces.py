@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from multiraft.errors import MultiRaftError, StorageError
+from multiraft.histogram import Histogram
 from multiraft.ids import ClusterId, GroupId, NodeId, ReplicaId, StoreId
 
 T = TypeVar("T")
@@ -144,6 +145,12 @@ class LogStore(Protocol):
     """Called on the loop: every batch up to this sequence is durable. May cover several."""
     on_failed: Callable[[StorageError], None]
     """Called on the loop, once: nothing more will ever be durable here."""
+    sync_ns: Histogram
+    """How long each commit took with its sync, measured where it ran, recorded on the loop."""
+
+    @property
+    def queue_bytes(self) -> int:
+        """Batches that were appended and are not synced."""
 
     def groups(self) -> Iterator[GroupLog]:
         """What open found, by ascending group. Raises LogCorrupt (with groups and indexes) at open, not here."""

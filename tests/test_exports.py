@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Public names of `multiraft`, submodules aside.
 EXPORTS = set(
     """
-    Absent BatchError Closed CommandError Config ConfigError DeadlineExceeded Delete
+    Absent BatchError Client Closed CommandError Config ConfigError DeadlineExceeded Delete
     DeleteRange DiskStateMachine Entry Group GroupExists GroupUnknown InvalidCommand InvalidResult
     LeadershipEvents MultiRaftError NoSpace Node OutcomeUnknown Overloaded PreconditionFailed Present
     Put Quarantined Rejected Retryable RevisionIs StateMachine StorageError Store TlsConfig TooLarge

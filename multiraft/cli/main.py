@@ -6,7 +6,13 @@ import importlib
 
 import click
 
-COMMANDS = {"serve": ("multiraft.cli.serve", "Run one node until it is told to stop.")}
+COMMANDS = {
+    "demo": (
+        "multiraft.cli.demo",
+        "Three nodes on this machine, one killed half-way: see that nothing is lost.",
+    ),
+    "serve": ("multiraft.cli.serve", "Run one node until it is told to stop."),
+}
 
 
 class LazyGroup(click.Group):

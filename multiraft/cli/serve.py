@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -17,8 +18,10 @@ from typing import Any
 
 import click
 
+from multiraft import worker
 from multiraft.cli.exits import Exit, exit_of
 from multiraft.cli.logs import DroppingHandler, JsonFormatter
+from multiraft.errors import ConfigError
 
 EPILOG = """\b
 Exit codes:
@@ -59,15 +62,10 @@ def set_up_logging(level: str, form: str) -> DroppingHandler:
 
 
 def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    if choice != "asyncio":
-        try:
-            import uvloop
-        except ImportError:
-            if choice == "uvloop":
-                raise click.BadParameter("uvloop is not installed", param_hint="--loop") from None
-        else:
-            return uvloop.new_event_loop
-    return asyncio.new_event_loop
+    try:
+        return worker.loop_factory(choice)
+    except ConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--loop") from None
 
 
 async def run_node(config: Any) -> None:
@@ -81,12 +79,18 @@ async def run_node(config: Any) -> None:
         loop.add_signal_handler(number, stop.set)
     await node.start()
     say(f"node {config.node_id} listens on {getattr(node, 'address', 'no address')}")
+    if node.gateway is not None:
+        say(f"node {config.node_id} serves clients on {node.gateway.address}")
     ended = asyncio.ensure_future(node.closed())
     ready = asyncio.ensure_future(node.ready())
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({ended, ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and not ready.cancelled() and ready.exception() is None:
+            # What a node is made of lives as long as the process: looking through it again and again for garbage would hold
+            # the loop for tens of milliseconds each time. Only here, where the process is ours: never in an embedder's.
+            gc.collect()
+            gc.freeze()
             say(f"node {config.node_id} is ready: every shard has a leader")
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         await node.aclose()
@@ -113,6 +117,11 @@ def say(line: str) -> None:
 @click.option("--node-id", type=int, help="This node's number, from 1.")
 @click.option("--data-dir", help="Where this node keeps everything; its own, and nobody else's.")
 @click.option("--listen", help="HOST:PORT for the other nodes; port 0 takes a free one.")
+@click.option(
+    "--client-listen",
+    metavar="HOST:PORT",
+    help="Where clients may connect (multiraft.Client); nowhere if not given.",
+)
 @click.option(
     "--node",
     "nodes",

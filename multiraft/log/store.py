@@ -14,12 +14,14 @@ a successful commit made durable; after the first error of a commit nothing is e
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from multiraft.errors import Closed, InvariantViolation, LogCorrupt, StorageError, SyncFailed
+from multiraft.histogram import Histogram
 from multiraft.ids import GroupId, NodeId, StoreId
 from multiraft.interfaces import GroupLog, Jobs, LogSpace, Pinned
 from multiraft.log.compaction import Copied, Plan, account, copy_live, make_plan
@@ -49,6 +51,8 @@ class Written:
     """Nothing was written: there is no room on the disk."""
     damage: LogCorrupt | None = None
     """Compaction met damage and left everything as it was."""
+    commit_ns: int = 0
+    """How long the transaction took, its sync included; 0: there was none."""
 
 
 class LmdbLogStore:
@@ -68,6 +72,7 @@ class LmdbLogStore:
         self.settings = settings if settings is not None else LogSettings()
         self.on_synced: Callable[[int], None] = _ignore
         self.on_failed: Callable[[StorageError], None] = _complain
+        self.sync_ns = Histogram()
         self._writer = writer
         self._reader = reader
         self._directory = LogDirectory(Path(directory))
@@ -166,6 +171,8 @@ class LmdbLogStore:
             self._fail(error)
             return
         self._room = written.room
+        if written.commit_ns:
+            self.sync_ns.record(written.commit_ns)
         self._stuck = written.disk_full
         if written.map_full:
             self._reads.paused = True
@@ -239,9 +246,10 @@ class LmdbLogStore:
         change = Change(batches=self._taken)
         if plan is not None:
             change = Change(self._taken, copied.batches, plan.delete, plan.delete_rewritten)
+        commit_ns = 0
         try:
             if change:
-                self._commit(change)
+                commit_ns = self._commit(change)
         except MapFull:
             return Written(0, self._room, map_full=True)
         except DiskFull:
@@ -249,15 +257,21 @@ class LmdbLogStore:
         sequence = self._taken[-1][0] if self._taken else 0
         self._taken = []
         return Written(
-            sequence, self._environment.room(), copied if plan is not None else None, damage=damage
+            sequence,
+            self._environment.room(),
+            copied if plan is not None else None,
+            damage=damage,
+            commit_ns=commit_ns,
         )
 
-    def _commit(self, change: Change) -> None:
+    def _commit(self, change: Change) -> int:
+        """Make it durable; how long that took."""
         self._environment.make_room(change, self.settings)
         while True:
+            started_ns = time.monotonic_ns()
             try:
                 self._environment.write(change)
-                return
+                return time.monotonic_ns() - started_ns
             except MapFull:
                 if not self._alone:
                     raise
@@ -284,6 +298,11 @@ class LmdbLogStore:
         if over <= 0:
             return ()
         return [GroupId(group) for group in pinning_groups(self._index, bytes_over or over)]
+
+    @property
+    def queue_bytes(self) -> int:
+        """See ``interfaces.LogStore``."""
+        return sum(map(len, self._unsynced.values()))
 
     def space(self) -> LogSpace:
         """See ``interfaces.LogStore``. Where room was scarce, this also has somebody look whether it still is."""

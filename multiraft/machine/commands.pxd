@@ -9,7 +9,8 @@ from multiraft._core cimport ENTRY_BYTES_MAX
 cdef enum:
     COMMAND_VERSION = 1
     COMMAND_HEADER_BYTES = 10
-    KEY_BYTES_MAX = 484             # physical: 480 of the user, 2 of the space, 2 of a hash slot
+    USER_KEY_BYTES_MAX = 480
+    KEY_BYTES_MAX = 484             # physical: those, 2 of the space, 2 of a hash slot
     PREFIX_BYTES = 2                # the space, big-endian, before every key
     OPERATIONS_MAX = 1024 * 1024
     CONDITIONS_MAX = 65535
@@ -81,3 +82,19 @@ cdef int command_open(const char* data, size_t size, Command* command) noexcept 
 # The next one of an opened command, which has been checked: returns where the one after it stands.
 cdef const char* next_condition(const char* at, Condition* condition) noexcept nogil
 cdef const char* next_operation(const Command* command, const char* at, Operation* operation) noexcept nogil
+
+# -- encoding, for whoever has no time to go through Python: sizes first, then `command_new`, then the body written at `at` ---
+
+# The length of a user's key, or InvalidCommand or TooLarge.
+cdef Py_ssize_t user_key_size(object key) except -1
+# The length of a value that is `bytes` (`plain` makes it so), or InvalidCommand or TooLarge.
+cdef Py_ssize_t value_size(object value, Py_ssize_t value_bytes_max) except -1
+# The value itself where it is `bytes`, else a copy of a buffer's bytes.
+cdef object plain(object value)
+# What a command has before its body.
+cdef Py_ssize_t head_size(uint64_t expiry_ms) noexcept nogil
+# A command of `size` bytes in all, its header written; `at` is where the body goes.
+cdef bytes command_new(Py_ssize_t size, char** at, int kind, uint16_t space, uint32_t epoch, uint64_t expiry_ms)
+# One put (6 bytes, key, value), or one key (2 bytes, key); `head` stands before the key. They return where they ended.
+cdef char* write_put(char* at, const char* head, size_t head_bytes, object key, object value) noexcept
+cdef char* write_key(char* at, const char* head, size_t head_bytes, object key) noexcept

@@ -37,8 +37,19 @@ cdef enum:
 # -- encoding -----------------------------------------------------------------------------------------------------------
 
 
+cdef Py_ssize_t user_key_size(object key) except -1:
+    if not PyBytes_CheckExact(key):
+        raise InvalidCommand(f"a key must be bytes, not {type(key).__name__}")
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
+    if size == 0:
+        raise InvalidCommand("a key must not be empty")
+    if size > USER_KEY_BYTES_MAX:
+        raise TooLarge(f"a key has {size} bytes; {USER_KEY_BYTES_MAX} are the limit")
+    return size
+
+
 cdef Py_ssize_t key_size(object key) except -1:
-    """Length of a sound key. It must be `bytes`: anything that could change under us is not a key."""
+    """Length of a sound physical key. It must be `bytes`: anything that could change under us is not a key."""
     if not PyBytes_CheckExact(key):
         raise InvalidCommand(f"a key must be bytes, not {type(key).__name__}")
     cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
@@ -72,7 +83,7 @@ cdef object plain(object value):
         PyBuffer_Release(&view)
 
 
-cdef bytes fresh(Py_ssize_t size, char** at, int kind, uint16_t space, uint32_t epoch, uint64_t expiry_ms):
+cdef bytes command_new(Py_ssize_t size, char** at, int kind, uint16_t space, uint32_t epoch, uint64_t expiry_ms):
     """A command of `size` bytes in all, its header written; `at` is where the body goes."""
     cdef CommandHeader header
     if size > ENTRY_BYTES_MAX:
@@ -92,24 +103,26 @@ cdef bytes fresh(Py_ssize_t size, char** at, int kind, uint16_t space, uint32_t 
     return out
 
 
-cdef inline Py_ssize_t head_size(uint64_t expiry_ms) noexcept nogil:
+cdef Py_ssize_t head_size(uint64_t expiry_ms) noexcept nogil:
     return COMMAND_HEADER_BYTES + (STAMP_BYTES if expiry_ms else 0)
 
 
-cdef inline char* write_put(char* at, object key, object value) noexcept:
-    cdef uint16_t key_bytes = <uint16_t>PyBytes_GET_SIZE(key)
+cdef char* write_put(char* at, const char* head, size_t head_bytes, object key, object value) noexcept:
+    cdef uint16_t key_bytes = <uint16_t>(head_bytes + <size_t>PyBytes_GET_SIZE(key))
     cdef uint32_t value_bytes = <uint32_t>PyBytes_GET_SIZE(value)
     memcpy(at, &key_bytes, 2)
     memcpy(at + 2, &value_bytes, 4)
-    memcpy(at + 6, PyBytes_AS_STRING(key), key_bytes)
+    memcpy(at + 6, head, head_bytes)
+    memcpy(at + 6 + head_bytes, PyBytes_AS_STRING(key), key_bytes - head_bytes)
     memcpy(at + 6 + key_bytes, PyBytes_AS_STRING(value), value_bytes)
     return at + 6 + key_bytes + value_bytes
 
 
-cdef inline char* write_key(char* at, object key) noexcept:
-    cdef uint16_t key_bytes = <uint16_t>PyBytes_GET_SIZE(key)
+cdef char* write_key(char* at, const char* head, size_t head_bytes, object key) noexcept:
+    cdef uint16_t key_bytes = <uint16_t>(head_bytes + <size_t>PyBytes_GET_SIZE(key))
     memcpy(at, &key_bytes, 2)
-    memcpy(at + 2, PyBytes_AS_STRING(key), key_bytes)
+    memcpy(at + 2, head, head_bytes)
+    memcpy(at + 2 + head_bytes, PyBytes_AS_STRING(key), key_bytes - head_bytes)
     return at + 2 + key_bytes
 
 
@@ -149,8 +162,8 @@ def encode_put(
     if not PyBytes_CheckExact(value):
         value = plain(value)
     cdef Py_ssize_t size = 6 + key_size(key) + value_size(value, value_bytes_max)
-    cdef bytes out = fresh(head_size(expiry_ms) + size, &at, COMMAND_PUT, space, epoch, expiry_ms)
-    write_put(at, key, value)
+    cdef bytes out = command_new(head_size(expiry_ms) + size, &at, COMMAND_PUT, space, epoch, expiry_ms)
+    write_put(at, b"", 0, key, value)
     return out
 
 
@@ -158,8 +171,8 @@ def encode_delete(uint16_t space, uint32_t epoch, key):
     """Delete one key; it need not be there."""
     cdef char* at
     cdef Py_ssize_t size = 2 + key_size(key)
-    cdef bytes out = fresh(COMMAND_HEADER_BYTES + size, &at, COMMAND_DELETE, space, epoch, 0)
-    write_key(at, key)
+    cdef bytes out = command_new(COMMAND_HEADER_BYTES + size, &at, COMMAND_DELETE, space, epoch, 0)
+    write_key(at, b"", 0, key)
     return out
 
 
@@ -167,7 +180,7 @@ def encode_delete_range(uint16_t space, uint32_t epoch, start, end):
     """Delete every key from `start` up to, not including, `end`."""
     cdef char* at
     cdef Py_ssize_t size = 4 + range_size(start, end)
-    cdef bytes out = fresh(COMMAND_HEADER_BYTES + size, &at, COMMAND_DELETE_RANGE, space, epoch, 0)
+    cdef bytes out = command_new(COMMAND_HEADER_BYTES + size, &at, COMMAND_DELETE_RANGE, space, epoch, 0)
     write_range(at, start, end)
     return out
 
@@ -192,11 +205,11 @@ def encode_put_many(
     if not pairs:
         raise InvalidCommand("nothing to put")
     cdef uint32_t count = <uint32_t>len(pairs)
-    cdef bytes out = fresh(size, &at, COMMAND_PUT_MANY, space, epoch, expiry_ms)
+    cdef bytes out = command_new(size, &at, COMMAND_PUT_MANY, space, epoch, expiry_ms)
     memcpy(at, &count, 4)
     at += 4
     for key, value in pairs:
-        at = write_put(at, key, value)
+        at = write_put(at, b"", 0, key, value)
     return out
 
 
@@ -228,7 +241,7 @@ def encode_batch(
         size += condition_size(item)
     for item in steps:
         size += operation_size(item)
-    cdef bytes out = fresh(size, &at, COMMAND_BATCH, space, epoch, expiry_ms)
+    cdef bytes out = command_new(size, &at, COMMAND_BATCH, space, epoch, expiry_ms)
     memcpy(at, &condition_count, 2)
     memcpy(at + 2, &operation_count, 4)
     at += 6
@@ -298,7 +311,7 @@ cdef char* write_condition(char* at, tuple item) except NULL:
     cdef uint64_t revision
     cdef uint32_t value_bytes
     at[0] = <char><int>item[0]
-    at = write_key(at + 1, item[1])
+    at = write_key(at + 1, b"", 0, item[1])
     if item[0] == CONDITION_VALUE:
         value_bytes = <uint32_t>PyBytes_GET_SIZE(item[2])
         memcpy(at, &value_bytes, 4)
@@ -314,9 +327,9 @@ cdef char* write_condition(char* at, tuple item) except NULL:
 cdef char* write_operation(char* at, tuple item) except NULL:
     at[0] = <char><int>item[0]
     if item[0] == OPERATION_PUT:
-        return write_put(at + 1, item[1], item[2])
+        return write_put(at + 1, b"", 0, item[1], item[2])
     if item[0] == OPERATION_DELETE:
-        return write_key(at + 1, item[1])
+        return write_key(at + 1, b"", 0, item[1])
     return write_range(at + 1, item[1], item[2])
 
 
@@ -602,6 +615,28 @@ cdef int refuse(int fault) except -1:
     if fault:
         raise InvalidCommand("the bytes of a command are damaged or cut short")
     return 0
+
+
+def only_deletes(bytes command not None):
+    """Whether a command takes away and puts nothing: it is taken even where the disk is nearly full."""
+    cdef Command opened
+    cdef Operation operation
+    cdef uint32_t position
+    if command_open(PyBytes_AS_STRING(command), len(command), &opened):
+        return False
+    cdef const char* at = opened.at
+    for position in range(opened.conditions):
+        at = skip_condition(at)
+    for position in range(opened.operations):
+        at = next_operation(&opened, at, &operation)
+        if operation.kind == OPERATION_PUT:
+            return False
+    return True
+
+
+cdef const char* skip_condition(const char* at) noexcept nogil:
+    cdef Condition condition
+    return next_condition(at, &condition)
 
 
 def decode(bytes command not None):

@@ -7,6 +7,8 @@ peer: every length is checked before it is used, and nothing is left over.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from multiraft._core import crc32c
@@ -49,6 +51,25 @@ class ShardDescriptor:
         return (not other.end or self.start < other.end) and (
             not self.end or other.start < self.end
         )
+
+
+class Ranges:
+    """Descriptors of shards that do not overlap, in order, to tell at once whether another one would."""
+
+    def __init__(self, descriptors: Iterable[tuple[int, ShardDescriptor]] = ()) -> None:
+        self._ranges = sorted((one.start, group, one) for group, one in descriptors)
+
+    def overlapped(self, descriptor: ShardDescriptor) -> int | None:
+        """The group of a shard that has some key of this range, or None."""
+        at = bisect_left(self._ranges, (descriptor.start,))
+        for _, group, other in self._ranges[max(0, at - 1) : at + 1]:
+            if other.overlaps(descriptor):
+                return group
+        return None
+
+    def add(self, group: int, descriptor: ShardDescriptor) -> None:
+        """One more, which overlaps none."""
+        insort(self._ranges, (descriptor.start, group, descriptor))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from multiraft._core import CommittedRuns
-from multiraft.errors import InvariantViolation, MultiRaftError, ShardMoved, StorageError
+from multiraft.errors import InvariantViolation, MultiRaftError, StorageError
 from multiraft.interfaces import Jobs, SnapshotRecord
-from multiraft.machine.descriptors import ShardDescriptor, ShardRecord, decode_record
-from multiraft.machine.flush import drop_shard, flush_memtable, read_record, write_records
+from multiraft.machine.descriptors import Ranges, ShardDescriptor, ShardRecord, decode_record
+from multiraft.machine.flush import drop_shard, flush_memtable, write_records
 from multiraft.machine.options import StoreOptions
 from multiraft.machine.pages import open_record, require_absent
-from multiraft.machine.scans import PAGE_BYTES_MAX, ScanPage, Scans, StateHash, accepted_flushes
+from multiraft.machine.scans import (
+    PAGE_BYTES_MAX,
+    ScanPage,
+    Scans,
+    StateHash,
+    accepted_flushes,
+    fits,
+)
 from multiraft.machine.shards import COLD, ApplyStop, Cold, Shard, ShardTable
+from multiraft.machine.slots import SlotScans
 from multiraft.machine.transfers import Transfers
 from multiraft.machine.tree import Reader, StateSpace, Transaction, Tree
 
@@ -49,6 +57,8 @@ class KeyValueStore:
         self._unsaved: list[tuple[ShardRecord, Done]] = []
         self._saving = False
         self._stopped = False
+        self._looking = False
+        self._ranges: Ranges | None = None  # made when it is wanted
         self._failure_told = False
         self.on_failed: Callable[[StorageError], None] = lambda error: None
         """Called on the loop, once: nothing more will be written here."""
@@ -59,6 +69,8 @@ class KeyValueStore:
             seed=secrets.randbits(64) if options.seed is None else options.seed,
         )
         self._scans = Scans(self.table, tree, self._reader, reader_jobs)
+        self.slots = SlotScans(self.table, tree, self._reader, reader_jobs, self._reporting)
+        """Pages of hashed spaces."""
         self._transfers = Transfers(
             self.table, tree, self._reader, writes=flush_jobs, files=snapshot_jobs
         )
@@ -110,8 +122,17 @@ class KeyValueStore:
         return self._tree.store_id
 
     def space(self) -> StateSpace:
-        """How full it is, as of the last write."""
+        """How full it is, as of the last write or the last ``look_at_space``."""
         return self._tree.space
+
+    def look_at_space(self) -> None:
+        """Have the figures of ``space`` taken anew, soon: somebody else may fill or free the disk meanwhile."""
+        if not self._looking and not self._stopped and self._tree.failed is None:
+            self._looking = True
+            self._flush_jobs.submit(self._tree.look, self._reporting(self._looked))
+
+    def _looked(self, _: object, __: BaseException | None) -> None:
+        self._looking = False
 
     # -- shards ---------------------------------------------------------------------------------------------------------
 
@@ -134,21 +155,26 @@ class KeyValueStore:
         done: Done | None = None,
     ) -> None:
         """Begin an empty shard, at ``index`` where its log begins later. ``done`` is called once it is durable."""
-        for other in self.table.shards.values():
-            if other.descriptor.overlaps(descriptor):
-                raise InvariantViolation(f"shard {group} would overlap shard {other.group}")
+        shards = self.table.shards
+        if self._ranges is None:
+            self._ranges = Ranges((one.group, one.descriptor) for one in shards.values())
+        if (other := self._ranges.overlapped(descriptor)) is not None:
+            raise InvariantViolation(f"shard {group} would overlap shard {other}")
         record = ShardRecord(group, index, term, membership, descriptor)  # type: ignore[arg-type]
         self.table.add(record)
+        self._ranges.add(group, descriptor)
         self._unsaved.append((record, done or nothing))
         self._save()
 
     def describe(self, group: int, descriptor: ShardDescriptor) -> None:
         """Take over another descriptor (a split, a merge); it is durable with the next flush."""
         self.table.shard(group).describe(descriptor)
+        self._ranges = None
 
     def drop(self, group: int, done: Done | None = None, *, keep_data: bool = False) -> None:
         """Forget a shard, and its keys unless another shard has taken them over."""
         self.table.remove(group)
+        self._ranges = None
         self._reader.reset()
         self._flush_jobs.submit(
             lambda: drop_shard(self._tree, group, keep_data), self._reporting(done or nothing)
@@ -194,10 +220,9 @@ class KeyValueStore:
         """Whose item it stopped at."""
         return self.table.stopped_group
 
-    def alarms(self) -> dict[int, MultiRaftError]:
-        """Shards that apply nothing more, and why."""
-        shards = self.table.shards.values()
-        return {shard.group: shard.alarm for shard in shards if shard.alarm is not None}
+    def alarms(self) -> Mapping[int, MultiRaftError]:
+        """Shards that apply nothing more, and why. Kept up by the store: cheap enough for every turn."""
+        return self.table.alarmed
 
     def full(self, group: int) -> bool:
         """Whether a leader should refuse proposals (Overloaded), since their apply would have to wait for the disk."""
@@ -329,10 +354,7 @@ class KeyValueStore:
         accepted: tuple[int, ...],
     ) -> list[Value | None] | None:
         """On the reader thread: keys that memory knew nothing of when they were asked for. None: the tree moved on."""
-        state = read_record(self._tree, transaction, group)
-        if state is None:
-            raise ShardMoved(f"shard {group} is not on this node")
-        if state.flushes not in accepted:
+        if not fits(self._tree, transaction, group, accepted):
             return None
         cursor = transaction.cursor(self._tree.data)
         found: list[Value | None] = []
@@ -394,6 +416,7 @@ class KeyValueStore:
 
     def install(self, group: int, path: str | Path, record: SnapshotRecord, done: Done) -> None:
         """Replace a shard by a received snapshot; then ``done(installed, error)``. See ``Transfers.install``."""
+        self._ranges = None
         self._transfers.install(group, path, record, self._reporting(done))
 
 

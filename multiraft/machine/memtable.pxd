@@ -13,6 +13,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 cdef enum:
     BLOCK_NODES = 256
     FRAGMENTS_MAX = 1024            # deleted ranges of one memtable; at this many it counts as full
+    AHEAD_MAX = 64                  # keys that `warm` takes at once
 
 # What a memtable knows of a key.
 cdef enum Known:
@@ -57,6 +58,12 @@ cdef struct Block:
     Py_ssize_t count
     Node* nodes[BLOCK_NODES]
 
+# Keys that are about to be looked for. The pointers are the caller's.
+cdef struct Ahead:
+    int count
+    uint32_t key_bytes[AHEAD_MAX]
+    const char* keys[AHEAD_MAX]
+
 # A place in the order by key, valid until the next change.
 cdef struct Place:
     Py_ssize_t block
@@ -95,6 +102,10 @@ cdef class Memtable:
     cdef int delete_range(
         self, const char* start, uint32_t start_bytes, const char* end, uint32_t end_bytes
     ) except -1
+
+    # Ask memory for what finding these keys will touch, all of them at once: found one after another, each would wait
+    # twice for memory that no cache holds. Changes nothing, and nothing has to follow.
+    cdef void warm(self, const Ahead* ahead) noexcept nogil
 
     # -- one key
     cdef int look(self, const char* key, uint32_t key_bytes, Node** node) noexcept

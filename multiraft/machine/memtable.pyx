@@ -47,13 +47,21 @@ cdef extern from *:
         uint32_t hash = (uint32_t)(state >> 32) ^ (uint32_t)state;
         return hash ? hash : 1;
     }
+
+    #if defined(__GNUC__) || defined(__clang__)
+    #define multiraft_prefetch(at) __builtin_prefetch(at)
+    #else
+    #define multiraft_prefetch(at) ((void)(at))
+    #endif
     """
+    void multiraft_prefetch(const void* at) noexcept nogil
     uint32_t multiraft_key_hash(const char* key, size_t length, uint64_t seed) noexcept nogil
 
 cdef enum:
     SLOTS_MIN = 64
     ARENA_BYTES_MIN = 2048
     ARENA_BYTES_MAX = 1024 * 1024
+    CACHE_LINE_BYTES = 64
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------------
@@ -163,6 +171,23 @@ cdef class Memtable:
                     return node
             slot = (slot + 1) & self.mask
         return NULL
+
+    cdef void warm(self, const Ahead* ahead) noexcept nogil:
+        cdef uint32_t hashes[AHEAD_MAX]
+        cdef size_t slot
+        cdef int at
+        if self.mask == 0:
+            return
+        for at in range(ahead.count):
+            hashes[at] = multiraft_key_hash(ahead.keys[at], ahead.key_bytes[at], self.seed)
+            multiraft_prefetch(&self.slots[hashes[at] & self.mask])
+        for at in range(ahead.count):
+            slot = hashes[at] & self.mask
+            while self.slots[slot].hash and self.slots[slot].hash != hashes[at]:
+                slot = (slot + 1) & self.mask
+            if self.slots[slot].hash:
+                multiraft_prefetch(self.slots[slot].node)
+                multiraft_prefetch(<const char*>self.slots[slot].node + CACHE_LINE_BYTES)
 
     cdef Node* node_for(self, const char* key, uint32_t key_bytes, uint32_t value_bytes) except NULL:
         """The key's node with room for a value of that size; made where the key is new."""

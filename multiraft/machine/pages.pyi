@@ -49,6 +49,19 @@ def overlay(
     reverse: bool = False,
     raw: bool = False,
 ) -> Overlay: ...
+def merge_slots(
+    upper: Memtable,
+    lower: Memtable | None,
+    cursor: lmdb.Cursor[bytes],
+    space: bytes,
+    slot: int,
+    slot_end: int,
+    low: bytes,
+    high: bytes,
+    count_max: int,
+    bytes_max: int,
+    reverse: bool = False,
+) -> tuple[list[tuple[bytes, bytes]], int, bytes | None]: ...
 @overload
 def merge_page(
     over: Overlay,

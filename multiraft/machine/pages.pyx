@@ -483,3 +483,45 @@ cdef Py_ssize_t pass_deleted(
             disk.go(end, False)
         visits[0] += 1
     return number
+
+
+# -- slots of a hashed space --------------------------------------------------------------------------------------------
+
+
+def merge_slots(
+    Memtable upper not None,
+    Memtable lower,
+    cursor,
+    bytes space not None,
+    int slot,
+    int slot_end,
+    bytes low not None,
+    bytes high not None,
+    Py_ssize_t count_max,
+    Py_ssize_t bytes_max,
+    bint reverse=False,
+):
+    """What slots `slot` to `slot_end - 1` hold from `low` up to `high`: (entries, slot to go on with, bound).
+
+    Entries are (key, value) in the order of keys over all these slots, the key without space and slot. It stops once it has
+    so many keys or bytes. A slot that alone holds more is cut: it is complete up to `bound` (backwards: from it on), else None.
+    """
+    cdef list found = []
+    cdef object bound = None
+    cdef bytes start, end
+    while slot < slot_end and count_max > 0 and bytes_max > 0 and bound is None:
+        prefix = space + bytes((slot >> 8, slot & 255))
+        start = prefix + low
+        end = prefix + high if high else space + bytes(((slot + 1) >> 8, (slot + 1) & 255))
+        over = overlay(upper, lower, start, end, count_max, bytes_max, reverse)
+        entries, resume = merge_page(over, cursor, start, end, count_max, bytes_max)
+        if entries:
+            count_max -= len(entries)
+            for key, _, value in entries:
+                bytes_max -= PyBytes_GET_SIZE(<bytes>value)
+                found.append(((<bytes>key)[4:], value))
+        if resume is not None:
+            bound = resume[4:]
+        slot += 1
+    found.sort(reverse=reverse)
+    return found, slot, bound

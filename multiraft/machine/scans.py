@@ -173,10 +173,7 @@ class Scans:
         """On a reader thread: the page, or None where the tree does not fit under the overlay any more."""
 
         def job(transaction: Transaction) -> ScanPage | None:
-            record = read_record(self._tree, transaction, stretch.group)
-            if record is None:
-                raise ShardMoved(f"shard {stretch.group} is not on this node")
-            if record.flushes not in accepted:
+            if not fits(self._tree, transaction, stretch.group, accepted):
                 return None
             return merge(over, transaction.cursor(self._tree.data), stretch)
 
@@ -189,6 +186,18 @@ def accepted_flushes(shard: Shard) -> tuple[int, ...]:
     if shard.frozen_record is None:
         return (shard.flushes,)
     return (shard.flushes, shard.frozen_record.flushes)
+
+
+def fits(tree: Tree, transaction: Transaction, group: int, accepted: tuple[int, ...]) -> bool:
+    """On a worker: is the tree in one of the states that what memory knows may be laid over? Raises ShardMoved."""
+    record = read_record(tree, transaction, group)
+    if record is not None:
+        return record.flushes in accepted
+    if 0 not in accepted:
+        raise ShardMoved(f"shard {group} is not on this node")
+    return (
+        True  # it has begun so lately that its record is still on its way: all of it is in memory
+    )
 
 
 def merge(over: Overlay, cursor: Any, stretch: Stretch) -> ScanPage:

@@ -57,11 +57,14 @@ cdef class ShardTable:
     cdef public bint cold                   # reads that may touch the disk leave the loop
     cdef readonly int stopped               # ApplyStop of the last `apply`
     cdef readonly object stopped_group      # its group; None with STOP_DONE and STOP_BUDGET
+    cdef readonly dict alarmed              # group -> why it applies nothing more
+    cdef readonly set crowded               # groups whose own memtables are full, so that their apply waits
     cdef object reader                      # tree.Reader of the loop
     cdef uint64_t seed
     cdef bint busy                          # the last entry could not be judged, since the tree could not be read just now
 
     cdef bint is_full(self, Shard shard) noexcept
+    cdef int note_room(self, Shard shard) except -1
     cdef int apply_run(self, Shard shard, CommittedRun* run, Py_ssize_t entries_max, Py_ssize_t* bytes_left, dict results) except -1
     cdef int apply_entry(self, Shard shard, const char* data, uint32_t size, uint64_t index, dict results) except -1
     cdef object refusal(self, Shard shard, const Command* command)

@@ -18,7 +18,9 @@ from multiraft.machine.commands cimport (
     CONDITION_ABSENT, CONDITION_PRESENT, CONDITION_REVISION, KEY_BYTES_MAX, OPERATION_DELETE, OPERATION_DELETE_RANGE,
     OPERATION_PUT, command_open, next_condition, next_operation,
 )
-from multiraft.machine.memtable cimport FRAGMENTS_MAX, KNOWN_GONE, KNOWN_NOTHING, KNOWN_VALUE, Node, compare_keys
+from multiraft.machine.memtable cimport (
+    AHEAD_MAX, FRAGMENTS_MAX, KNOWN_GONE, KNOWN_NOTHING, KNOWN_VALUE, Ahead, Node, compare_keys,
+)
 from multiraft.machine.pages cimport opened
 
 from multiraft.errors import (
@@ -29,7 +31,7 @@ from multiraft.machine.pages import overlay
 from multiraft.machine.tree import Moved
 
 cdef enum:
-    APPLY_BYTES_MAX = 4 * 1024 * 1024       # of entries, in one call of `apply`: about two milliseconds of copying
+    APPLY_BYTES_MAX = 512 * 1024             # of entries, in one call of `apply`: about a millisecond of small puts
     ORDER_NODES_MAX = 1024                  # that one scan on the loop puts into order before it gives up
 
 
@@ -104,12 +106,52 @@ cdef class Shard:
         return compare_keys(operation.value, operation.value_bytes, PyBytes_AS_STRING(self.end), end_bytes) <= 0
 
 
+cdef uint32_t warm_entries(Memtable active, const char* at, const char* end, uint32_t count) noexcept:
+    """Warm the memtable for some of the ``count`` entries from ``at`` on, where they change one key each; how many."""
+    cdef Ahead ahead
+    cdef Command command
+    cdef Operation operation
+    cdef uint32_t size, seen = 0
+    ahead.count = 0
+    while seen < count and seen < AHEAD_MAX and end - at >= 4:
+        memcpy(&size, at, 4)
+        seen += 1
+        if <size_t>(end - at) < 4 + <size_t>size:
+            break                       # whoever applies it will say so
+        if size and command_open(at + 4, size, &command) == 0:
+            if command.operations != 1 or command.conditions:
+                break
+            next_operation(&command, command.at, &operation)
+            ahead.keys[ahead.count] = operation.key
+            ahead.key_bytes[ahead.count] = operation.key_bytes
+            ahead.count += 1
+        at += 4 + <size_t>size
+    if ahead.count > 1:
+        active.warm(&ahead)
+    return max(<uint32_t>1, seen)
+
+
+cdef void warm_operations(Memtable active, const Command* command, const char* at, uint32_t count) noexcept:
+    """Warm the memtable for the next operations of a command."""
+    cdef Ahead ahead
+    cdef Operation operation
+    ahead.count = 0
+    while <uint32_t>ahead.count < count and ahead.count < AHEAD_MAX:
+        at = next_operation(command, at, &operation)
+        ahead.keys[ahead.count] = operation.key
+        ahead.key_bytes[ahead.count] = operation.key_bytes
+        ahead.count += 1
+    active.warm(&ahead)
+
+
 @cython.final
 cdef class ShardTable:
     """All shards of a node, and the apply. `reader` reads the tree for the loop; `seed` keys the hash tables."""
 
     def __cinit__(self, reader, *, size_t memtable_bytes_max, size_t memtables_bytes_max, uint64_t seed):
         self.shards = {}
+        self.alarmed = {}
+        self.crowded = set()
         self.reader = reader
         self.memtable_bytes_max = memtable_bytes_max
         self.memtables_bytes_max = memtables_bytes_max
@@ -130,6 +172,8 @@ cdef class ShardTable:
         """Forget a shard and what it holds in memory."""
         cdef Shard shard = self.shards.pop(group)
         shard.generation += 1
+        self.alarmed.pop(group, None)
+        self.crowded.discard(group)
         self.count_bytes()
 
     def shard(self, group):
@@ -155,6 +199,18 @@ cdef class ShardTable:
         if over and (shard.frozen is not None or shard.active.bytes >= 2 * self.memtable_bytes_max):
             return True
         return self.bytes >= self.memtables_bytes_max and shard.active.count > 0
+
+    cdef int note_room(self, Shard shard) except -1:
+        if self.is_full(shard):
+            self.crowded.add(shard.group)
+        elif self.crowded:
+            self.crowded.discard(shard.group)
+        return 0
+
+    @property
+    def pressed(self):
+        """Whether any shard may be full: cheap enough for every turn. Then ``full`` knows which."""
+        return bool(self.crowded) or self.bytes >= self.memtables_bytes_max
 
     def full(self, group):
         """Whether a leader should refuse new proposals for it (Overloaded): its apply has to wait for a flush."""
@@ -231,6 +287,7 @@ cdef class ShardTable:
         cdef size_t before
         cdef uint32_t size, position
         cdef uint64_t index = run.first + run.skip
+        cdef uint32_t warmed = 0
         cdef int applied = 0
         self.busy = False
         run.result_base = shard.revision_base
@@ -243,6 +300,9 @@ cdef class ShardTable:
             memcpy(&size, at, 4)
             if <size_t>(end - at) < 4 + <size_t>size:
                 raise InvariantViolation(f"shard {shard.group}: the run of entry {index} is shorter than it says")
+            if warmed == 0:
+                warmed = warm_entries(shard.active, at, end, run.count - run.skip)
+            warmed -= 1
             # What the tree knew already at start is passed over: replay may begin below the applied index.
             if index > shard.applied_index:
                 before = shard.active.bytes
@@ -256,6 +316,7 @@ cdef class ShardTable:
             index += 1
             run.skip += 1
             applied += 1
+        self.note_room(shard)
         return applied
 
     cdef int apply_entry(self, Shard shard, const char* data, uint32_t size, uint64_t index, dict results) except -1:
@@ -263,7 +324,7 @@ cdef class ShardTable:
         cdef Command command
         cdef int fault = command_open(data, size, &command)
         if fault == FAULT_VERSION or fault == FAULT_KIND:
-            shard.alarm = FormatUnsupported(
+            shard.alarm = self.alarmed[shard.group] = FormatUnsupported(
                 f"shard {shard.group}: entry {index} holds a command that this version cannot read "
                 f"(version {<uint8_t>data[0]}); nothing after it is applied here"
             )
@@ -342,6 +403,8 @@ cdef class ShardTable:
         for position in range(command.conditions):
             at = next_condition(at, &condition)
         for position in range(command.operations):
+            if position % AHEAD_MAX == 0 and command.operations > 1:
+                warm_operations(active, command, at, command.operations - position)
             at = next_operation(command, at, &operation)
             if operation.kind == OPERATION_PUT:
                 active.put(
@@ -496,6 +559,7 @@ cdef class ShardTable:
                 shard.active.order_some(0)
             shard.scanned = shard.wanted = False
             shard.dirty_since_ns = 0
+            self.note_room(shard)
         return shard.flushed_index if shard.frozen is None else shard.frozen_record.applied_index
 
     def flushed(self, group, uint64_t generation):
@@ -509,6 +573,7 @@ cdef class ShardTable:
         shard.frozen = None
         shard.frozen_record = None
         shard.flushing = False
+        self.note_room(shard)
         return True
 
     def withdraw(self, group):
@@ -533,6 +598,7 @@ cdef class ShardTable:
         shard.flushes = record.flushes
         shard.describe(record.descriptor)
         self.count_bytes()
+        self.note_room(shard)
 
 
 cdef int set_aside(CommittedRun* run, CommittedRuns held) except -1:

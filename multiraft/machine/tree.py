@@ -241,6 +241,13 @@ class Tree:
         free = max(0, size - used) + disk.f_bavail * disk.f_frsize
         return StateSpace(used, free, self.reserve_bytes, info["map_size"], size)
 
+    def look(self) -> None:
+        """Take the figures of ``space`` anew."""
+        try:
+            self.space = self.measure()
+        except Moved:
+            return  # the map is being grown; whoever grows it measures when it has written
+
     def used_pages(self) -> int:
         """Pages of all databases, and the two that LMDB keeps for itself."""
         with self.reading() as transaction:

@@ -10,27 +10,27 @@ machine answered.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
 
-from multiraft import errors
 from multiraft._core import MessageFlag, MessageKind
 from multiraft.errors import (
     DeadlineExceeded,
     InvalidCommand,
-    LeadershipLost,
     LinkLost,
     MultiRaftError,
     NoLeader,
+    NoSpace,
     NotLeader,
+    OutcomeUnknown,
     Overloaded,
     PeerProtocolError,
-    PreconditionFailed,
+    Quarantined,
     Retryable,
 )
+from multiraft.node.refusals import decode_refusal, encode_refusal
 from multiraft.node.waiters import Call, Waiters
 from multiraft.raft import MultiRaft
 
@@ -39,46 +39,8 @@ RESULT = int(MessageFlag.FLAG_TRANSFER)
 """In an answer: the body holds what a user's machine answered."""
 PARKED_MAX = 1_000_000
 
-# Refusals travel as their class name and the facts that they carry. What is not in here travels as its nearest kin.
-_CARRIED: tuple[type[MultiRaftError], ...] = (
-    NotLeader,
-    NoLeader,
-    Overloaded,
-    errors.NoSpace,
-    errors.ShardMoved,
-    errors.TooLarge,
-    InvalidCommand,
-    errors.CommandError,
-    errors.InvalidResult,
-    DeadlineExceeded,
-    LeadershipLost,
-    errors.FormatUnsupported,
-)
-_BY_NAME = {kind.__name__: kind for kind in _CARRIED}
-
-
-def encode_refusal(error: BaseException) -> bytes:
-    """An exception as the body of a FORWARD_ACK."""
-    facts: dict[str, Any] = {"error": type(error).__name__, "message": str(error)[:4096]}
-    if isinstance(error, PreconditionFailed):
-        facts |= {"key": error.key, "revision": error.revision}
-    return msgpack.packb(facts)
-
-
-def decode_refusal(body: bytes) -> MultiRaftError:
-    """The exception again. Raises PeerProtocolError where the body is none; one of a class not known is an unknown outcome."""
-    try:
-        facts = msgpack.unpackb(body, strict_map_key=True, max_str_len=65536, max_bin_len=65536)
-        name, message = str(facts["error"]), str(facts["message"])
-        if name == "PreconditionFailed":
-            return PreconditionFailed(
-                message, key=bytes(facts["key"]), revision=int(facts["revision"])
-            )
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
-        raise PeerProtocolError(f"a refusal that cannot be read: {error}") from error
-    if name in _BY_NAME:
-        return _BY_NAME[name](message)
-    return LeadershipLost(f"the leader answered {name}: {message}")
+WAITING_HELPS_NOT = (NoSpace, Quarantined)
+"""Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome."""
 
 
 def encode_results(value: Any, several: bool) -> bytes:
@@ -105,16 +67,25 @@ def decode_results(body: bytes, several: bool) -> Any:
 
 
 class Forwarding:
-    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
+    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader.
+
+    ``contexts`` are ``ids.message_ids``.
+    """
 
     def __init__(
-        self, multi: MultiRaft, node: int, clock_ns: Callable[[], int], timeout_ns: int
+        self,
+        multi: MultiRaft,
+        node: int,
+        clock_ns: Callable[[], int],
+        *,
+        timeout_ns: int,
+        contexts: Iterator[int],
     ) -> None:
         self._multi = multi
         self._node = node
         self._clock_ns = clock_ns
         self._timeout_ns = timeout_ns
-        self._contexts = itertools.count(1)
+        self._contexts = contexts
         self._away: dict[int, Call] = {}
         self._parked: dict[int, list[Call]] = {}
         self._parked_count = 0
@@ -132,7 +103,7 @@ class Forwarding:
 
     def homeless(self, call: Call, error: Retryable) -> None:
         """A call could not be proposed here: send it to the leader's node, or let it wait for one - or for room."""
-        if call.nowait and isinstance(error, Overloaded):
+        if isinstance(error, WAITING_HELPS_NOT) or (call.nowait and isinstance(error, Overloaded)):
             self.waiters.end(call, error)
             return
         leader = self._multi.leader_node(call.group)
@@ -201,7 +172,8 @@ class Forwarding:
                 )
 
     def link_down(self, node: int) -> None:
-        """The link is gone: what was on its way there may have happened."""
+        """The link is gone: what was on its way there may have happened, and who asked us from there has heard the same."""
+        self.waiters.disown(node)
         for context, call in list(self._away.items()):
             if call.forwarded_to == node:
                 del self._away[context]
@@ -210,11 +182,14 @@ class Forwarding:
                 )
 
     def close(self, error: MultiRaftError) -> None:
-        for call in [
-            *self._away.values(),
-            *(call for calls in self._parked.values() for call in calls),
-        ]:
-            self.waiters.end(call, error)
+        """The node ends because of ``error``: what waits here did not happen, what another node has may have (pitfall 93)."""
+        for calls in self._parked.values():
+            for call in calls:
+                self.waiters.end(call, error)
+        unknown = OutcomeUnknown("this node ended while another node had the command")
+        unknown.__cause__ = error
+        for call in self._away.values():
+            self.waiters.end(call, unknown)
         self._away.clear()
         self._parked.clear()
         self._parked_count = 0
@@ -286,6 +261,8 @@ class Forwarding:
         refusal = decode_refusal(body)
         if isinstance(refusal, Retryable):
             call.forwarded_to = 0
-            self.homeless(call, NoLeader(str(refusal)))
+            # A leader that has moved on is looked for again; what it says of its own state is passed on as it is.
+            moved = isinstance(refusal, NotLeader)
+            self.homeless(call, NoLeader(str(refusal)) if moved else refusal)
         else:
             self.waiters.end(call, refusal)

@@ -212,7 +212,6 @@ class Group:
     ) -> Ticket[Any]:
         groups = self._groups
         deadline_ns = groups.deadline(timeout)
-        groups.hosting.require_somebody(self.id)
         return groups.waiters.submit(self.id, payload, deadline_ns, nowait, lead)
 
     def read(
@@ -225,7 +224,6 @@ class Group:
         """
         groups, group = self._groups, self.id
         deadline_ns = groups.deadline(timeout)
-        groups.hosting.require_running(group)
 
         def run(ticket: Ticket[Any]) -> None:
             groups.hosting.read(group, query, ticket, deadline_ns)

@@ -19,10 +19,10 @@ from multiraft.machine.hosted import Life
 from multiraft.machine.states import At
 from multiraft.machine.user import UserMachines
 from multiraft.machine.user_files import UserFiles
+from multiraft.node.admission import Admission
 from multiraft.node.keeper import Keeper
-from multiraft.node.reads import Reads
 from multiraft.node.waiters import Waiters
-from multiraft.raft import MultiRaft, Role
+from multiraft.raft import MultiRaft
 from multiraft.records import decode_membership
 
 logger = logging.getLogger("multiraft.node")
@@ -55,7 +55,7 @@ class GroupStatus:
 
 
 class Hosting:
-    """The users' groups of one node. ``linked`` says which nodes can be handed a leadership."""
+    """The users' groups of one node. ``retry`` tries calls of a group again that found no room."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Hosting:
         keeper: Keeper,
         waker: Waker,
         kick: Callable[[], None],
-        linked: Callable[[int], bool],
+        admission: Admission,
         retry: Callable[[int], None],
         log_bytes_max: int,
     ) -> None:
@@ -76,17 +76,14 @@ class Hosting:
         self._keeper = keeper
         self._waker = waker
         self._kick = kick
-        self._linked = linked
+        self._admission = admission
         self._retry = retry
         self._log_bytes_max = log_bytes_max
         self._held: set[int] = set()
-        self._quarantined: set[int] = set()
-        self._attempts: dict[int, int] = {}
         self._asked: list[tuple[int, Ticket[Any]]] = []
         self.applied_entries = 0
         self.saves = 0
         self.waiters: Waiters
-        self.reads: Reads
         self.leaders: Leaders
         machines.events = self
 
@@ -103,36 +100,17 @@ class Hosting:
                 self._multi.hold(group, True)
 
     def tick(self, now_ns: int) -> None:
-        """Save what is due, end reads that are late, and go on handing over what a failed machine leads."""
+        """Save what is due, and end reads that are late."""
         late = [ticket for deadline_ns, ticket in self._asked if deadline_ns <= now_ns]
         for ticket in late:
             self._waker.fail(
                 ticket, DeadlineExceeded("the time was up before the machine answered the read")
             )
         self._asked = [one for one in self._asked if one[0] > now_ns and not one[1].done()]
-        for group in sorted(self._quarantined):
-            if group in self._multi:
-                self._hand_over(group)
         for hosted in self._machines.all():
             pinned = hosted.group in self._keeper.pinning
             if self._files.due(hosted, 0 if pinned else self._log_bytes_max):
                 self.save(hosted.group)
-
-    def _hand_over(self, group: int) -> None:
-        """As leader, to each of the others in turn, the most advanced first: its machine may have failed, too."""
-        status = self._multi.replica(group).status()
-        if status.role != Role.LEADER or status.transfer_to:
-            return
-        others = [
-            peer
-            for peer in status.peers.values()
-            if peer.replica != status.replica and not peer.learner and self._linked(peer.node)
-        ]
-        if others:
-            others.sort(key=lambda peer: (-peer.match_index, peer.replica))
-            attempt = self._attempts.get(group, 0)
-            self._attempts[group] = attempt + 1
-            self._multi.transfer_leader(group, others[attempt % len(others)].replica)
 
     def save(self, group: int) -> None:
         """Make a machine's state durable and forget the log behind it. The log has synced a commit index before that covers it."""
@@ -179,39 +157,23 @@ class Hosting:
             )
             self._machines.fail(hosted, cause)
             return
-        if group in self._quarantined:
-            logger.warning(
-                "group %d (%s) applies again", group, hosted.name, extra={"group": group}
-            )
-            self._quarantined.discard(group)
-            self._multi.quarantine(group, False)
+        self._admission.release(group)
         self.leaders.look(group)
         self._kick()
 
     def machine_stopped(self, group: int, cause: BaseException) -> None:
-        hosted = self._machines[group]
-        logger.error(
-            "group %d (%s, kind %s) is quarantined after entry %d: %s: %s",
-            group,
-            hosted.name,
-            hosted.kind,
-            hosted.at.index,
-            type(cause).__name__,
-            cause,
-            exc_info=None if isinstance(cause, MultiRaftError) else cause,
-            extra={"group": group},
-        )
-        self._quarantined.add(group)
+        if isinstance(cause, MultiRaftError):
+            error = cause
+        else:
+            # Whose machine it is wants to see where it failed; the node's own words about it come from the admission.
+            name = self._machines[group].name
+            logger.error("the machine of %r failed", name, exc_info=cause, extra={"group": group})
+            error = MultiRaftError(f"{type(cause).__name__}: {cause}")
+            error.__cause__ = cause
         self._held.discard(group)
         self._multi.hold(group, False)
-        self._multi.quarantine(group)
-        self._hand_over(group)
-        self.waiters.forget(
-            group, "the state machine failed where it led; the command may have happened"
-        )
-        self.reads.refuse(group, hosted.refusal)
+        self._admission.quarantine(group, error)
         self.leaders.look(group)
-        self._kick()
 
     def fail(self, group: int, cause: BaseException) -> None:
         """A machine failed in what it does besides applying: the same as if it had failed there."""
@@ -225,17 +187,6 @@ class Hosting:
         return hosted.machine if hosted.life is Life.RUNNING else None
 
     # -- what callers ask ---------------------------------------------------------------------------------------------------------
-
-    def require_running(self, group: int) -> None:
-        """Raise Quarantined where the machine does not run here."""
-        hosted = self._machines[group]
-        if hosted.life is Life.STOPPED:
-            raise hosted.refusal
-
-    def require_somebody(self, group: int) -> None:
-        """Raise Quarantined where it runs nowhere: the only member of the group has failed."""
-        if len(self._multi.replica(group).membership().members) == 1:
-            self.require_running(group)
 
     def read(self, group: int, query: Any, ticket: Ticket[Any], deadline_ns: int) -> None:
         """Ask the machine, and settle the ticket with what it answers, or when the time is up."""
@@ -257,6 +208,7 @@ class Hosting:
     def _status(self, group: int) -> GroupStatus:
         hosted = self._machines[group]
         _, _, commit_index, applied_index, _ = self._multi.indexes(group)
+        stopped = self._admission.stopped.get(group)
         return GroupStatus(
             name=hosted.name,
             kind=hosted.kind,
@@ -268,8 +220,6 @@ class Hosting:
             led=self._multi.leads(group),
             leader=self._multi.leader_node(group),
             held=group in self._held,
-            quarantined=""
-            if hosted.cause is None
-            else f"{type(hosted.cause).__name__}: {hosted.cause}",
+            quarantined=str(stopped.error) if stopped is not None else "",
             alarm=hosted.alarm,
         )

@@ -25,6 +25,10 @@ KEPT_ENTRIES = 1024
 """A log is not worth compacting for fewer entries than this."""
 
 
+ACTS_MAX = 64
+"""Of what waited for a sync, so much is done in one turn."""
+
+
 class Keeper:
     """Flushes and compactions of one node. ``failed`` is told of an error that ends it."""
 
@@ -35,7 +39,8 @@ class Keeper:
         log: LogStore,
         store: KeyValueStore,
         kick: Callable[[], None],
-        unblock: Callable[[], None],
+        later: Callable[[Callable[[], None]], object],
+        unblock: Callable[[int], None],
         failed: Callable[[BaseException], None],
         log_budget_bytes: int,
         tail_bytes_max: int,
@@ -44,11 +49,13 @@ class Keeper:
         self._log = log
         self._store = store
         self._kick = kick
+        self._later = later
         self._unblock = unblock
         self._failed = failed
         self._log_budget_bytes = log_budget_bytes
         self._tail_bytes_max = tail_bytes_max
         self._frozen: set[int] = set()
+        self._short: set[int] = set()
         self._fresh: list[Callable[[], None]] = []
         self._barriers: deque[tuple[int, Callable[[], None]]] = deque()
         self._pinning: frozenset[int] = frozenset()
@@ -90,8 +97,11 @@ class Keeper:
         """The turn has handed out its batches: what was asked for before waits for the newest of them, and goes when synced."""
         self._barriers.extend((self._multi.sequence, act) for act in self._fresh)
         self._fresh.clear()
-        while self._barriers and self._barriers[0][0] <= self._multi.persisted_sequence:
+        for _ in range(ACTS_MAX):
+            if not self._barriers or self._barriers[0][0] > self._multi.persisted_sequence:
+                return
             self._barriers.popleft()[1]()
+        self._later(self._kick)  # the rest in the next turn: thousands of shards may begin at once
 
     def idle(self) -> bool:
         """Is no flush under way?"""
@@ -100,15 +110,18 @@ class Keeper:
     def _flushed(self, group: int, applied_index: int | None, error: BaseException | None) -> None:
         self._frozen.discard(group)
         if isinstance(error, NoSpace):
-            logger.warning("group %d is not flushed: %s", group, error, extra={"group": group})
+            if group not in self._short:
+                self._short.add(group)  # said once, not with every try
+                logger.warning("group %d is not flushed: %s", group, error, extra={"group": group})
             return  # nothing happened; it stays due and is tried with a later tick
         if error is not None:
             self._failed(error)
             return
+        self._short.discard(group)
         self.flushes += 1
         if applied_index is not None and group in self._multi:
             self.compact(group, applied_index)
-        self._unblock()
+        self._unblock(group)
 
     def compact(self, group: int, flushed_index: int, membership: Membership | None = None) -> None:
         """Forget the log that is durable elsewhere now, but for what a slow follower may still want soon."""

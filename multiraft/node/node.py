@@ -29,13 +29,16 @@ from multiraft.errors import (
     MultiRaftError,
     PeerProtocolError,
 )
-from multiraft.ids import ClusterId, GroupId, NodeId
+from multiraft.histogram import Histogram
+from multiraft.ids import ClusterId, GroupId, NodeId, message_ids
 from multiraft.interfaces import FileMeta, Hello, StateMachine
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.options import StoreOptions
 from multiraft.machine.states import State, States
+from multiraft.node.admission import Admission
+from multiraft.node.dispatch import open_gateway
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.groups import Group
 from multiraft.node.keeper import Keeper
@@ -51,6 +54,8 @@ from multiraft.node.turn import Turn
 from multiraft.node.users import Users
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
+from multiraft.raft.state import Role
+from multiraft.transport.gateway import Gateway
 from multiraft.transport.transport import LoopTransport
 from multiraft.worker import Worker, aside
 
@@ -91,16 +96,18 @@ class Node:
         self._kinds = dict(machines or {})
         self._loop: asyncio.AbstractEventLoop
         self._started = False
-        self._closing = False
+        self._ending: asyncio.Task[None] | None = None
+        self._draining = False
         self._ended: asyncio.Future[None]
         self._failure: BaseException | None = None
         self._workers: list[Worker] = []
         self._ticks = 0
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
-        self.loop_gap_ns_max = 0
+        self.loop_gap_ns = Histogram()
         self._waiting_ready: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gateway: Gateway | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------------------
 
@@ -126,7 +133,7 @@ class Node:
         try:
             await self._open()
         except BaseException as error:
-            await self._release(error)
+            await self._end(self._release(error))
             raise
 
     async def _open(self) -> None:
@@ -169,6 +176,8 @@ class Node:
         for node, address in config.nodes.items():
             if node != config.node_id:
                 self.transport.set_address(NodeId(node), address)
+        if config.client_listen is not None:
+            self.gateway = await open_gateway(config, self.store, self.hello, self.status)
         self._tick_due = self._loop.time()
         self._tick()
         self.turn.kick()
@@ -183,7 +192,10 @@ class Node:
         )
         writer, reader = self._worker("log"), self._worker("log-reader")
         return await aside(
-            lambda: LmdbLogStore(directory / "log", writer=writer, reader=reader, settings=settings)
+            lambda: LmdbLogStore(
+                directory / "log", writer=writer, reader=reader, settings=settings
+            ),
+            LmdbLogStore.close,
         )
 
     async def _open_machine(self, directory: Path) -> KeyValueStore:
@@ -194,7 +206,8 @@ class Node:
             self._worker("snapshots"),
         )
         return await aside(
-            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files)
+            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files),
+            KeyValueStore.close,
         )
 
     def _worker(self, name: str) -> Worker:
@@ -217,6 +230,7 @@ class Node:
         """Make the parts that know each other, and tell the stores whom to call."""
         config = self.config
         self.waker = Waker(self._loop)
+        contexts = message_ids(self.log.boot_count)
         self.routing = Routing()
         self.turn = Turn(
             clock=self.clock,
@@ -229,7 +243,11 @@ class Node:
             schedule=self._loop.call_soon,
         )
         self.forwarding = Forwarding(
-            self.multi, config.node_id, self.turn.now, round(config.timeout_s * 1e9)
+            self.multi,
+            config.node_id,
+            self.turn.now,
+            timeout_ns=round(config.timeout_s * 1e9),
+            contexts=contexts,
         )
         self.waiters = Waiters(
             self.multi,
@@ -238,8 +256,9 @@ class Node:
             answered=self.forwarding.answer,
             kick=self.turn.kick,
         )
+        retry_ns = config.election_ms * 1_000_000
         self.reads = Reads(
-            self.multi, self.waker, self.turn.kick, retry_ns=config.election_ms * 1_000_000
+            self.multi, self.waker, self.turn.kick, retry_ns=retry_ns, contexts=contexts
         )
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
@@ -253,7 +272,6 @@ class Node:
             reads=self.reads,
             waker=self.waker,
             routing=self.routing,
-            now_ns=self.turn.now,
         )
         self.log.on_synced = self.turn.on_synced
         self.log.on_failed = self.failed
@@ -267,11 +285,13 @@ class Node:
             log=self.log,
             store=self.machine,
             kick=self.turn.kick,
-            unblock=self.turn.unblock,
+            later=self._loop.call_soon,
+            unblock=self._unblock,
             failed=self.failed,
             log_budget_bytes=config.log_budget_bytes,
             tail_bytes_max=config.tail_bytes_max,
         )
+        self.admission = self._make_admission()
         self.users = self._make_users(states, found)
         self.transfers = Snapshots(
             directory=Path(config.data_dir) / "snapshots",
@@ -280,6 +300,7 @@ class Node:
             waiters=self.waiters,
             transport=self.transport,
             jobs=self._files,
+            transfers=message_ids(self.log.boot_count),
             after_sync=self.keeper.after_sync,
             spawn=self._spawn,
             kick=self.turn.kick,
@@ -298,6 +319,21 @@ class Node:
         )
         self.users.join(self.placing)
 
+    def _make_admission(self) -> Admission:
+        return Admission(
+            node=self.config.node_id,
+            multi=self.multi,
+            log=self.log,
+            machine=self.machine,
+            peers=self.peers,
+            waiters=self.waiters,
+            reads=self.reads,
+            kick=self.turn.kick,
+            others=[node for node in self.config.voters if node != self.config.node_id],
+            boot_count=self.log.boot_count,
+            election_ticks=self.config.election_ticks,
+        )
+
     def _make_users(self, states: States, found: dict[int, State]) -> Users:
         return Users(
             config=self.config,
@@ -315,7 +351,7 @@ class Node:
             schedule=self._loop.call_soon,
             spawn=self._spawn,
             kick=self.turn.kick,
-            linked=self.peers.linked,
+            admission=self.admission,
             now_ns=self.turn.now,
         )
 
@@ -370,12 +406,37 @@ class Node:
             raise self._failure
 
     async def aclose(self) -> None:
-        """Hand leaderships over, answer everybody, write what is in memory, end. Idempotent."""
-        if not self._started or self._closing:
+        """Refuse new calls, hand leaderships over, finish what is on its way, write what is in memory, end. Idempotent.
+
+        What cannot be finished within two election timeouts is answered with OutcomeUnknown. Whoever gives up waiting for
+        it does not stop it.
+        """
+        if not self._started:
             return
-        if self._failure is None:
-            await self._hand_over()
-            await self.users.leadership.close(self.config.timeout_s)
+        if self._ending is None:
+            if not hasattr(self, "store"):
+                raise InvariantViolation(
+                    "a node that is still starting is ended by cancelling that"
+                )
+            if self.gateway is not None:
+                self.gateway.dismiss()
+            self.store.close()
+        await self._end(self._close())
+
+    def _end(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Let ``work`` end the node, unless something does already; a future for the end, that may be cancelled."""
+        if self._ending is None:
+            self._ending = self._loop.create_task(work)
+        else:
+            work.close()
+        return asyncio.shield(self._ending)
+
+    async def _close(self) -> None:
+        await self._hand_over()
+        await self.users.leadership.close(self.config.timeout_s)
+        await self._finish_calls()
+        if self.gateway is not None:
+            await self.gateway.drain(self.config.election_ms / 1000)
         await self._release(self._failure)
 
     async def _hand_over(self) -> None:
@@ -385,23 +446,33 @@ class Node:
             for node in self.config.voters
             if node != self.config.node_id and self.peers.linked(node)
         ]
-        if not others:
-            return
         until = self._loop.time() + self.config.election_ms / 1000
-        while self._loop.time() < until:
+        while others and self._failure is None and self._loop.time() < until:
             led = [group for group in self.multi.groups() if self.multi.leads(group)]
             if not led:
                 return
             for group in led:
                 self.multi.hand_over(group, self.peers.linked)
             self.turn.kick()
-            changed = self._loop.create_future()
-            self._waiting_ready.append(changed)
-            await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
+            await self._something_changes()
+
+    async def _finish_calls(self) -> None:
+        """Let calls that are on their way get their answers, within one election timeout."""
+        self._draining = True
+        until = self._loop.time() + self.config.election_ms / 1000
+        while self._failure is None and self._loop.time() < until:
+            if not (self.waiters.waiting or len(self.forwarding) or len(self.reads)):
+                return
+            await self._something_changes()
+
+    async def _something_changes(self) -> None:
+        """Wait for the next change of a role - or, once the node is draining, for the next turn - but no longer than a tick."""
+        changed = self._loop.create_future()
+        self._waiting_ready.append(changed)
+        await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
 
     async def _release(self, error: BaseException | None) -> None:
         """Close whatever is open, in the order in which it depends on each other."""
-        self._closing = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         if hasattr(self, "store"):
@@ -410,6 +481,8 @@ class Node:
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
             await self.users.leadership.close(self.config.election_ms / 1000)
+        if self.gateway is not None:
+            await self.gateway.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -455,7 +528,7 @@ class Node:
 
     def _tick(self) -> None:
         now = self._loop.time()
-        self.loop_gap_ns_max = max(self.loop_gap_ns_max, round((now - self._tick_due) * 1e9))
+        self.loop_gap_ns.record(round((now - self._tick_due) * 1e9))
         self._tick_due = max(self._tick_due + self.config.tick_ms / 1000, now)
         self._tick_timer = self._loop.call_at(self._tick_due, self._tick)
         self._ticks += 1
@@ -468,11 +541,12 @@ class Node:
         self.turn.on_tick()
         self.forwarding.retry()
         self.forwarding.expire(now_ns)
+        self.admission.tick()
         self.keeper.tick(now_ns)
         self.users.hosting.tick(now_ns)
         self.placing.retry()
         if self._ticks % SPREAD_EVERY_TICKS == 0:
-            self.placing.spread(self.peers.linked, SPREAD_MOVES_MAX)
+            self.placing.spread(self.admission.roomy, SPREAD_MOVES_MAX)
         if self._ticks % PIN_EVERY_TICKS == 0:
             self.peers.write_all()
         if not self.placing.bootstrapped and self.peers.all_greeted():
@@ -495,7 +569,9 @@ class Node:
     # -- what the turn tells ------------------------------------------------------------------------------------------------------
 
     def roles_changed(self, roles: list[tuple[int, int, int, int]]) -> None:
-        for group, _role, leader, _term in roles:
+        for group, role, leader, _term in roles:
+            if role == Role.LEADER:
+                self.turn.counters.elections += 1
             if leader:
                 self.forwarding.retry(group)
             self.users.leadership.look(group)
@@ -509,7 +585,7 @@ class Node:
                 elif kind == MessageKind.MSG_FORWARD_ACK:
                     self.forwarding.answered(node, context, index, flags, body)
                 elif kind == MessageKind.MSG_NODE_STATUS:
-                    self.peers.told(NodeId(node), context, index)
+                    self.peers.told(NodeId(node), context, index, body)
             except PeerProtocolError as error:
                 logger.warning("node %d broke the protocol: %s", node, error, extra={"node": node})
                 self.transport.drop(NodeId(node))
@@ -528,19 +604,29 @@ class Node:
 
     def turned(self) -> None:
         self.keeper.turned()
+        if self._draining:
+            self._wake_waiting()
+        self.admission.turned()
+
+    def _unblock(self, group: int) -> None:
+        """A flush is done: what was held back is applied, and calls that found the group full are tried again."""
+        self.turn.unblock()
+        self.forwarding.retry(group)
 
     def failed(self, error: BaseException) -> None:
         """Something that the node cannot go on with: stop answering now, close everything soon."""
-        if self._failure is not None or self._closing:
+        if self._failure is not None or self._ended.done():
             return
         self._failure = error
         self.turn.stop()
+        self.store.close()
         logger.critical(
             "node %d ends: %s", self.config.node_id, error, extra={"node": self.config.node_id}
         )
         if isinstance(error, MultiRaftError):
             self._answer_all(error)
-        self._closing_task = self._loop.create_task(self._release(error))
+        self._wake_waiting()
+        self._end(self._release(error))
 
     def _learned(self, shard_map: ShardMap) -> None:
         self.peers.cluster_id = shard_map.cluster.cluster_id
@@ -584,6 +670,7 @@ class Node:
         self.multi.discard(node)
         self.peers.link_up(node)
         self.multi.unreachable(node)
+        self.admission.greet(node)
         self.forwarding.retry()
         self.turn.kick()
 
@@ -602,6 +689,9 @@ class Node:
             error,
             extra={"node": node},
         )
+        ours = self.peers.refused(node, error, bootstrapped=self.placing.bootstrapped)
+        if ours is not None:
+            self.failed(ours)
 
     def file_received(self, node: NodeId, transfer: int, path: str, meta: FileMeta) -> None:
         self.transfers.arrived(node, transfer, path, meta)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from multiraft.config import Config
-from multiraft.errors import LogCorrupt
+from multiraft.errors import LogCorrupt, WrongStore
 from multiraft.ids import META_GROUP, ClusterId, GroupId, random_id
 from multiraft.interfaces import GroupLog, LogStore, Membership
 from multiraft.machine import commands
@@ -170,6 +170,11 @@ class Placing:
 
     def _restore(self, shard: ShardRecord) -> None:
         group_log = self._found.pop(shard.group)
+        if group_log.base.replica != shard.replica_on(self._config.node_id):
+            raise WrongStore(
+                f"the data directory belongs to replica {group_log.base.replica} of group {shard.group}, "
+                f"which is not that of node {self._config.node_id}"
+            )
         flushed = self._flushed.pop(shard.group, None)
         if flushed is not None:
             membership = decode_membership(flushed.membership)

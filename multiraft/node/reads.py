@@ -9,8 +9,7 @@ It performs reads that are handed to it as functions and knows nothing of keys.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,19 +37,29 @@ class Round:
 
 
 class Reads:
-    """All waiting reads of a node. ``retry_ns`` is how long a round may stay unanswered before it is asked anew."""
+    """All waiting reads of a node.
+
+    ``retry_ns`` is how long a round may stay unanswered before it is asked anew; ``contexts`` are ``ids.message_ids``.
+    """
 
     def __init__(
-        self, multi: MultiRaft, waker: Waker, kick: Callable[[], None], retry_ns: int
+        self,
+        multi: MultiRaft,
+        waker: Waker,
+        kick: Callable[[], None],
+        *,
+        retry_ns: int,
+        contexts: Iterator[int],
     ) -> None:
         self._multi = multi
         self._waker = waker
         self.kick = kick
         self._retry_ns = retry_ns
-        self._contexts = itertools.count(1)
+        self._contexts = contexts
         self._gathering: dict[int, list[Read]] = {}
         self._rounds: dict[int, Round] = {}
         self._applying: dict[int, list[tuple[int, list[Read]]]] = {}
+        self._stopped: dict[int, MultiRaftError] = {}
 
     def __len__(self) -> int:
         held = sum(len(reads) for reads in self._gathering.values())
@@ -62,6 +71,9 @@ class Reads:
     ) -> Ticket[Any]:
         """A ticket that ``run`` settles once this replica is known to be as new as the call."""
         read = Read(self._waker.ticket(), run, deadline_ns)
+        if self._stopped and group in self._stopped:
+            self._waker.fail(read.ticket, self._stopped[group])
+            return read.ticket
         self._gathering.setdefault(group, []).append(read)
         self.kick()
         return read.ticket
@@ -116,15 +128,21 @@ class Reads:
             for _, reads in waits:
                 reads[:] = [read for read in reads if not self._ended(read, now_ns)]
 
-    def refuse(self, group: int, error: MultiRaftError) -> None:
-        """Answer everybody who waits to read of one group: nothing will be applied there (pitfall 42)."""
+    def stop(self, group: int, error: MultiRaftError) -> None:
+        """The replica here applies nothing more: no read of its group that waits, or comes, can be served."""
+        self._stopped[group] = error
         reads = self._gathering.pop(group, [])
-        for context in [at for at, round in self._rounds.items() if round.group == group]:
+        for context in [context for context, one in self._rounds.items() if one.group == group]:
             reads += self._rounds.pop(context).reads
         for _, waiting in self._applying.pop(group, []):
             reads += waiting
         for read in reads:
             self._waker.fail(read.ticket, error)
+        self.kick()
+
+    def resume(self, group: int) -> None:
+        """The replica here applies again."""
+        self._stopped.pop(group, None)
 
     def close(self, error: MultiRaftError) -> None:
         """Answer everybody (pitfall 42)."""

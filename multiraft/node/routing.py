@@ -6,9 +6,11 @@ The map may be behind; a command carries the epoch that it was routed by and is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from multiraft._routes import RouteTable, physical_key
 from multiraft.config import KEY_BYTES_MAX, SLOTS
-from multiraft.errors import InvalidCommand, NoLeader
+from multiraft.errors import InvalidCommand, NoLeader, TooLarge
 from multiraft.node.meta import DEFAULT_SPACE, ShardMap, ShardRecord, space_prefix
 
 
@@ -20,6 +22,8 @@ class Routing:
         self.hashed = False
         self.shards: tuple[ShardRecord, ...] = ()
         self._table: RouteTable | None = None
+        self.on_change: Callable[[RouteTable, bool], None] = lambda table, hashed: None
+        """Called with each newer table, and whether keys are hashed."""
 
     def set(self, shard_map: ShardMap) -> None:
         """Take a newer map."""
@@ -31,11 +35,14 @@ class Routing:
             for shard in self.shards
         ]
         self._table = RouteTable(routes)
+        self.on_change(self._table, self.hashed)
 
     def physical(self, key: bytes) -> bytes:
         """The key as it stands on the disk. Raises InvalidCommand or TooLarge."""
         if not isinstance(key, bytes) or not key:
             raise InvalidCommand(f"a key is bytes, one at least, and not {key!r:.50}")
+        if len(key) > KEY_BYTES_MAX:
+            raise TooLarge(f"a key has {len(key)} bytes; {KEY_BYTES_MAX} are the limit")
         return physical_key(self.space, key, self.hashed)
 
     def find(self, physical: bytes) -> tuple[int, int]:

@@ -13,11 +13,10 @@ Nothing here holds up a heartbeat: files are a worker's work.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import struct
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,10 @@ class Arrival:
 
 
 class Snapshots:
-    """Snapshots of one node, out and in. ``host_of`` says whose state a group has, ``spawn`` starts a task that the node owns."""
+    """Snapshots of one node, out and in.
+
+    ``host_of`` says whose state a group has; ``spawn`` starts a task that the node owns; ``transfers`` are ``ids.message_ids``.
+    """
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Snapshots:
         waiters: Waiters,
         transport: LoopTransport,
         jobs: Jobs,
+        transfers: Iterator[int],
         after_sync: Callable[[Callable[[], None]], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         kick: Callable[[], None],
@@ -91,7 +94,7 @@ class Snapshots:
         self._spawn = spawn
         self._kick = kick
         self._failed = failed
-        self._transfers = itertools.count(1)
+        self._transfers = transfers
         self._outgoing: set[tuple[int, int]] = set()
         self._offers: dict[tuple[int, int], Offer] = {}
         self._arrivals: dict[tuple[int, int], Arrival] = {}

@@ -11,16 +11,17 @@ command a shard, a ``batch`` over two shards is refused.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import BatchError, Closed, InvalidCommand, InvariantViolation, MultiRaftError
+from multiraft.errors import BatchError, InvalidCommand, MultiRaftError
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.kv import KeyValueStore
-from multiraft.machine.scans import ScanPage
 from multiraft.machine.shards import Cold
 from multiraft.node.operations import (
     Absent,
@@ -36,11 +37,14 @@ from multiraft.node.operations import (
 )
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
-from multiraft.node.scanning import PAGE_BYTES, PagesOf, Range, scan_shards
+from multiraft.node.scanning import Pages, scan_keys
 from multiraft.node.waiters import Waiters
+from multiraft.node.writes import Writes
 from multiraft.raft import MultiRaft
 
 Pair = tuple[bytes, bytes]
+
+GET_MANY_AT_ONCE = 1024
 
 
 class Store:
@@ -56,7 +60,6 @@ class Store:
         reads: Reads,
         waker: Waker,
         routing: Routing,
-        now_ns: Callable[[], int],
     ) -> None:
         self._multi = multi
         self._machine = machine
@@ -64,15 +67,14 @@ class Store:
         self._reads = reads
         self._waker = waker
         self._routing = routing
-        self._now_ns = now_ns
-        self._timeout_ns = round(config.timeout_s * 1e9)
         self._value_bytes_max = config.value_bytes_max
-        self._closed = False
-
-    def _deadline(self, timeout: float | None) -> int:
-        if self._closed:
-            raise Closed("this store is closed")
-        return self._now_ns() + (self._timeout_ns if timeout is None else round(timeout * 1e9))
+        self._writes = Writes(
+            waiters,
+            space=routing.space,
+            value_bytes_max=config.value_bytes_max,
+            timeout_s=config.timeout_s,
+        )
+        routing.on_change = self._writes.route
 
     # -- writes -----------------------------------------------------------------------------------------------------------
 
@@ -80,20 +82,13 @@ class Store:
         self, key: bytes, value: bytes, *, timeout: float | None = None, nowait: bool = False
     ) -> Ticket[int]:
         """Write one key; the revision. Raises InvalidCommand or TooLarge at once."""
-        routing = self._routing
-        physical = routing.physical(key)
-        group, epoch = routing.find(physical)
-        command = commands.encode_put(routing.space, epoch, physical, value, self._value_bytes_max)
-        return self._waiters.submit(group, command, self._deadline(timeout), nowait)
+        return self._writes.put(key, value, timeout, nowait)
 
     def delete(
         self, key: bytes, *, timeout: float | None = None, nowait: bool = False
     ) -> Ticket[int]:
         """Delete one key, whether it is there or not; the revision."""
-        physical = self._routing.physical(key)
-        group, epoch = self._routing.find(physical)
-        command = commands.encode_delete(self._routing.space, epoch, physical)
-        return self._waiters.submit(group, command, self._deadline(timeout), nowait)
+        return self._writes.delete(key, timeout, nowait)
 
     async def put_many(
         self, items: Iterable[Pair], *, timeout: float | None = None, nowait: bool = False
@@ -102,35 +97,16 @@ class Store:
 
         Raises BatchError, which says for each key what happened, where any shard's command did not succeed.
         """
-        deadline_ns = self._deadline(timeout)
-        shards: dict[tuple[int, int], list[Pair]] = {}
-        places: list[tuple[int, int]] = []
-        for key, value in items:
-            physical = self._routing.physical(key)
-            place = self._routing.find(physical)
-            shards.setdefault(place, []).append((physical, value))
-            places.append(place)
-        encoded = [
-            (
-                place,
-                commands.encode_put_many(
-                    self._routing.space, place[1], pairs, self._value_bytes_max
-                ),
-            )
-            for place, pairs in shards.items()
-        ]
-        tickets = {
-            place: self._waiters.submit(place[0], command, deadline_ns, nowait)
-            for place, command in encoded
-        }
-        outcomes: dict[tuple[int, int], int | MultiRaftError] = {}
-        for place, ticket in tickets.items():
+        tickets, places = self._writes.put_many(items, timeout, nowait)
+        outcomes: list[int | MultiRaftError] = []
+        failed: list[MultiRaftError] = []
+        for ticket in tickets:
             try:
-                outcomes[place] = await ticket
+                outcomes.append(await ticket)
             except MultiRaftError as error:
-                outcomes[place] = error
+                outcomes.append(error)
+                failed.append(error)
         answers = [outcomes[place] for place in places]
-        failed = [one for one in outcomes.values() if isinstance(one, MultiRaftError)]
         if failed:
             raise BatchError(
                 f"{len(failed)} of {len(outcomes)} shards did not take their part: {failed[0]}",
@@ -150,7 +126,7 @@ class Store:
         command = commands.encode_delete_range(
             self._routing.space, epoch, physical_start, physical_end
         )
-        return self._waiters.submit(group, command, self._deadline(timeout))
+        return self._waiters.submit(group, command, self._writes.deadline(timeout))
 
     def compare_and_set(
         self,
@@ -205,7 +181,7 @@ class Store:
         command = commands.encode_batch(
             self._routing.space, epoch, steps, wanted, self._value_bytes_max
         )
-        return self._waiters.submit(group, command, self._deadline(timeout))
+        return self._waiters.submit(group, command, self._writes.deadline(timeout))
 
     def _operation(self, operation: Operation) -> tuple[Any, ...]:
         physical = self._routing.physical
@@ -241,7 +217,7 @@ class Store:
         """The value, or None. Linearizable; with ``stale`` whatever this node has applied, at once."""
         physical = self._routing.physical(key)
         group, _epoch = self._routing.find(physical)
-        if stale or self._multi.reads_at_once(group):
+        if (stale or self._multi.reads_at_once(group)) and not self._writes.closed:
             found = self._machine.get(group, physical)
             if not isinstance(found, Cold):
                 return self._waker.answered(None if found is None else found[1])
@@ -278,7 +254,7 @@ class Store:
         self, group: int, run: Callable[[Ticket[Any]], None], timeout: float | None, stale: bool
     ) -> Ticket[Any]:
         """Run a read of a group when it may: at once, or after a round of the quorum."""
-        deadline_ns = self._deadline(timeout)
+        deadline_ns = self._writes.deadline(timeout)
         if not stale and not self._multi.reads_at_once(group):
             return self._reads.submit(group, run, deadline_ns)
         ticket: Ticket[Any] = self._waker.ticket()
@@ -303,8 +279,14 @@ class Store:
         self, keys: Iterable[bytes], *, timeout: float | None = None, stale: bool = False
     ) -> list[bytes | None]:
         """The values in input order. Each shard's part is linearizable by itself."""
-        tickets = [self.get(key, timeout=timeout, stale=stale) for key in keys]
-        return [await ticket for ticket in tickets]
+        found: list[bytes | None] = []
+        left = iter(keys)
+        while some := list(itertools.islice(left, GET_MANY_AT_ONCE)):
+            if found:
+                await asyncio.sleep(0)  # however many are asked for, the loop comes round
+            tickets = [self.get(key, timeout=timeout, stale=stale) for key in some]
+            found += [await ticket for ticket in tickets]
+        return found
 
     async def scan(
         self,
@@ -320,71 +302,32 @@ class Store:
         """Keys and values in order, by ``prefix`` or from ``start`` up to, not including, ``end``; ``reverse`` from the end.
 
         Read in pages, so that any number of keys takes a bounded amount of memory. Each page is linearizable by itself; the
-        whole is no snapshot. ``timeout`` is for each page.
+        whole is no snapshot. ``timeout`` is for each page. In a hash space every slot is asked, however few keys are wanted.
         """
         if prefix and (start is not None or end is not None):
             raise InvalidCommand("scan takes a prefix, or a start and an end")
-        low, high = (prefix, _after_prefix(prefix)) if prefix else (start or b"", end or b"")
+        low, high = (prefix, after_prefix(prefix)) if prefix else (start or b"", end or b"")
         if high and low >= high:
             return
         left = limit
         if left is not None and left <= 0:
             return
-        async for pair in scan_shards(
-            self._routing, self._pages_of(stale, timeout), low, high, reverse=reverse, limit=limit
-        ):
+        pages = Pages(
+            self._machine,
+            self._waker,
+            lambda group, run: self._confirmed(group, run, timeout, stale),
+            self._late,
+        )
+        async for pair in scan_keys(self._routing, pages, low, high, reverse=reverse, limit=limit):
             yield pair
             if left is not None:
                 left -= 1
                 if left == 0:
                     return
 
-    def _pages_of(self, stale: bool, timeout: float | None) -> PagesOf:
-        """A function that reads pages of a group, all of them under one confirmation."""
-
-        def pages_of(
-            group: int, ranges: Sequence[Range], keys_max: int, reverse: bool
-        ) -> Ticket[list[ScanPage]]:
-            def run(ticket: Ticket[Any]) -> None:
-                self._read_pages(ticket, group, list(ranges), keys_max, reverse, [])
-
-            return self._confirmed(group, run, timeout, stale)
-
-        return pages_of
-
-    def _read_pages(
-        self,
-        ticket: Ticket[Any],
-        group: int,
-        ranges: list[Range],
-        keys_max: int,
-        reverse: bool,
-        pages: list[ScanPage],
-    ) -> None:
-        """Read page after page into ``pages``; from the first that is cold, go on when the reader thread has it."""
-        for start, end in ranges[len(pages) :]:
-            page = self._machine.scan_page(group, start, end, keys_max, PAGE_BYTES, reverse)
-            if isinstance(page, Cold):
-
-                def done(page: ScanPage | None, error: BaseException | None) -> None:
-                    if error is not None or page is None:
-                        self._waker.fail(
-                            ticket, error or InvariantViolation("a page came to nothing")
-                        )
-                        self._reads.kick()
-                        return
-                    pages.append(page)
-                    self._read_pages(ticket, group, ranges, keys_max, reverse, pages)
-                    self._reads.kick()
-
-                self._machine.scan_cold(group, start, end, keys_max, PAGE_BYTES, reverse, done=done)
-                return
-            pages.append(page)
-        self._waker.settle(ticket, pages)
-
     def close(self) -> None:
         """Refuse every call from here on; the node does this."""
-        self._closed = True
+        self._writes.close()
 
 
 def _value_of(found: tuple[int, bytes] | None) -> bytes | None:
@@ -395,7 +338,7 @@ def _entry_of(found: tuple[int, bytes] | None) -> Entry | None:
     return None if found is None else Entry(value=found[1], revision=found[0])
 
 
-def _after_prefix(prefix: bytes) -> bytes:
+def after_prefix(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix``; b"" where there is none."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b""

@@ -17,12 +17,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from multiraft._core import CommittedRuns, RunKind
 from multiraft._ticket import Waker
 from multiraft.errors import LogCorrupt
+from multiraft.histogram import Histogram
 from multiraft.interfaces import Clock, LogStore, Transport
 from multiraft.machine.kv import KeyValueStore
 from multiraft.node.reads import Reads
@@ -72,7 +73,9 @@ class Counters:
     applied_entries: int = 0
     apply_ns: int = 0
     elections: int = 0
-    turn_ns_max: int = 0
+    turn_ns: Histogram = field(default_factory=Histogram)
+    apply_turn_ns: Histogram = field(default_factory=Histogram)
+    batch_sizes: Histogram = field(default_factory=Histogram)
 
 
 class Turn:
@@ -138,7 +141,7 @@ class Turn:
         """One tick of the node."""
         if self._stopped:
             return
-        now_ns = self._now_ns = self._clock.now_ns()
+        now_ns = self._now_ns = self.waiters.now_ns = self._clock.now_ns()
         self._multi.tick(now_ns)
         self.waiters.expire(now_ns)
         self.reads.tick(now_ns)
@@ -165,7 +168,7 @@ class Turn:
         if self._stopped:
             return
         self._running = True
-        started_ns = self._now_ns = self._clock.now_ns()
+        started_ns = self._now_ns = self.waiters.now_ns = self._clock.now_ns()
         try:
             more = self._pass(started_ns)
         except BaseException as error:
@@ -175,9 +178,7 @@ class Turn:
         finally:
             self._running = False
         self.counters.turns += 1
-        self.counters.turn_ns_max = max(
-            self.counters.turn_ns_max, self._clock.now_ns() - started_ns
-        )
+        self.counters.turn_ns.record(self._clock.now_ns() - started_ns)
         if more or self._multi.pending():
             self.kick()
 
@@ -189,13 +190,14 @@ class Turn:
             self._log.append(batch)
             self.counters.batches += 1
             self.counters.batch_bytes += len(batch)
+            self.counters.batch_sizes.record(len(batch))
         self._events.turned()
         self._tell(ready)
         if ready.committed is not None:
             self._backlog.append(ready.committed)
         if ready.committed_users is not None:
             self._events.users_committed(ready.committed_users)
-        behind = self._apply(now_ns) if self._backlog and not self._blocked else False
+        behind = self._apply() if self._backlog and not self._blocked else False
         if ready.read_states:
             self.reads.answered(ready.read_states)
         self.reads.applied()
@@ -242,9 +244,10 @@ class Turn:
 
     # -- applying -------------------------------------------------------------------------------------------------------------
 
-    def _apply(self, now_ns: int) -> bool:
+    def _apply(self) -> bool:
         """Apply what is committed and synced here, for at most 2 ms; True if more could be applied at once."""
-        until_ns = now_ns + APPLY_NS_MAX
+        began_ns = self._clock.now_ns()
+        until_ns = began_ns + APPLY_NS_MAX
         while self._backlog:
             runs = self._backlog[0]
             start = runs.done
@@ -260,7 +263,9 @@ class Turn:
             if self._clock.now_ns() >= until_ns:
                 break
         self._watch_meta()
-        self.counters.apply_ns += self._clock.now_ns() - now_ns
+        taken_ns = self._clock.now_ns() - began_ns
+        self.counters.apply_ns += taken_ns
+        self.counters.apply_turn_ns.record(taken_ns)
         return bool(self._backlog) and not self._blocked
 
     def _apply_change(self, runs: CommittedRuns) -> bool:

@@ -18,6 +18,7 @@ from multiraft.machine.running import Factory
 from multiraft.machine.states import State, States
 from multiraft.machine.user import UserMachines
 from multiraft.machine.user_files import UserFiles
+from multiraft.node.admission import Admission
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.groups import Groups
 from multiraft.node.hosting import Hosting
@@ -54,7 +55,7 @@ class Users:
         schedule: Callable[[Callable[[], None]], object],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         kick: Callable[[], None],
-        linked: Callable[[int], bool],
+        admission: Admission,
         now_ns: Callable[[], int],
     ) -> None:
         pool = Pool(lambda number: worker(f"machines-{number}"), WORKERS_MAX)
@@ -69,11 +70,11 @@ class Users:
             keeper=keeper,
             waker=waker,
             kick=kick,
-            linked=linked,
+            admission=admission,
             retry=forwarding.retry,
             log_bytes_max=config.machine_log_bytes_max,
         )
-        self.hosting.waiters, self.hosting.reads = waiters, reads
+        self.hosting.waiters = waiters
         self.leadership = Leadership(multi, self.hosting, spawn)
         forwarding.is_users = self.hosting.__contains__
         self.groups = Groups(

@@ -9,7 +9,7 @@ from multiraft.raft.multi cimport MultiRaft
 # One command, or several that one ticket stands for. It was asked for here (`ticket`) or by another node (`origin`).
 cdef class Call:
     cdef readonly Ticket ticket         # None for a call of another node
-    cdef readonly uint32_t origin       # that node, and ...
+    cdef readonly uint32_t origin       # that node (0 once it has given the call up), and ...
     cdef readonly uint64_t context      # ... its number for the call
     cdef readonly uint64_t group
     cdef readonly uint64_t deadline_ns
@@ -37,6 +37,8 @@ cdef class Waiters:
     cdef object homeless                # called with (call, error) when a call has no place to go just now
     cdef object answered                # called with (call, value or exception) when another node's call ends
     cdef object kick                    # called when the turn has something to do
+    cdef public uint64_t now_ns         # the time as of the last turn or tick: good enough for deadlines, and free
+    cdef public object gate             # (group, payload) -> why it is not proposed now, or None; None: every one may be
     cdef readonly uint64_t proposed
     cdef readonly uint64_t expired
 

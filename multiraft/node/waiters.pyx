@@ -17,7 +17,7 @@ from multiraft._core cimport CommittedRun, CommittedRuns
 from multiraft._ticket cimport Ticket, Waker, ticket_new
 from multiraft.raft.multi cimport MultiRaft
 
-from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, Rejected, Retryable
+from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, OutcomeUnknown, Rejected, Retryable
 
 
 @cython.final
@@ -102,6 +102,10 @@ cdef class Waiters:
         call.forwarded_to = 0
         call.results = None
         try:
+            if self.gate is not None:
+                refused = self.gate(call.group, call.payload)
+                if refused is not None:
+                    raise refused
             if type(call.payload) is bytes:
                 data = <bytes>call.payload
                 self.multi.propose_bytes(call.group, <const char*>data, len(data), &term, &index)
@@ -110,7 +114,7 @@ cdef class Waiters:
                 term, first, index = self.multi.propose_many(call.group, call.payload)
                 call.count = <uint32_t>(index - first + 1)
         except Retryable as error:
-            if call.origin:
+            if call.ticket is None:
                 self.finish(call, error, True)
             else:
                 self.homeless(call, error)
@@ -131,7 +135,8 @@ cdef class Waiters:
 
     cdef int finish(self, Call call, object value, bint failed) except -1:
         if call.ticket is None:
-            self.answered(call, value)
+            if call.origin:
+                self.answered(call, value)
         elif failed:
             self.waker.fail(call.ticket, value)
         else:
@@ -242,14 +247,14 @@ cdef class Waiters:
         error = NoLeader("another leader's entry took the place of this one; it did not happen")
         if call.count > 1:
             self.finish(call, LeadershipLost("leadership changed while these were on their way; some may have happened"), True)
-        elif call.origin:
+        elif call.ticket is None:
             self.finish(call, error, True)
         else:
             call.term = call.index = 0
             self.homeless(call, error)
         return 0
 
-    def jumped(self, uint64_t group, uint64_t index, str why="a snapshot passed over this command; it may have happened"):
+    def jumped(self, uint64_t group, uint64_t index):
         """A snapshot took the place of the log up to ``index``: what became of the calls below it cannot be known here."""
         cdef CallQueue queue = self.queues.get(group)
         cdef Call call
@@ -262,11 +267,36 @@ cdef class Waiters:
             queue.calls[queue.head] = None
             queue.head += 1
             self.waiting -= 1
-            self.finish(call, LeadershipLost(why), True)
+            self.finish(call, LeadershipLost("a snapshot passed over this command; it may have happened"), True)
 
-    def forget(self, uint64_t group, str why="the replica that took this command is gone; it may have happened"):
-        """The group's replica is gone from here, or its machine: its calls end with an outcome that is not known."""
-        self.jumped(group, <uint64_t>-1, why)
+    def disown(self, uint32_t node):
+        """Nobody on ``node`` waits any more for what it forwarded: the link is gone, and it has given these calls up."""
+        cdef CallQueue queue
+        cdef Call call
+        cdef Py_ssize_t at
+        for queue in self.queues.values():
+            for at in range(queue.head, len(queue.calls)):
+                call = <Call>queue.calls[at]
+                if call.origin == node:
+                    call.origin = 0
+
+    def abandon(self, uint64_t group, error):
+        """The replica here applies nothing more: what becomes of the calls of its group cannot be known here."""
+        cdef CallQueue queue = self.queues.get(group)
+        cdef list calls
+        cdef Call call
+        if queue is None:
+            return
+        calls = queue.calls[queue.head:]
+        queue.calls.clear()
+        queue.head = 0
+        self.waiting -= len(calls)
+        for call in calls:
+            self.finish(call, error, True)
+
+    def forget(self, uint64_t group):
+        """The group's replica is gone from here: its calls end with an outcome that is not known."""
+        self.jumped(group, <uint64_t>-1)
         self.queues.pop(group, None)
 
     def expire(self, uint64_t now_ns):
@@ -282,12 +312,14 @@ cdef class Waiters:
                     self.finish(call, DeadlineExceeded("the time was up while the command was on its way"), True)
 
     def close(self, error):
-        """End every wait with ``error``: the node is closing."""
+        """End every wait, since the node ends because of ``error``: what was proposed may yet happen elsewhere (pitfall 93)."""
         cdef CallQueue queue
         cdef Py_ssize_t at
+        unknown = OutcomeUnknown("this node ended while the command was on its way; it may have happened, or may yet")
+        unknown.__cause__ = error
         for queue in self.queues.values():
             for at in range(queue.head, len(queue.calls)):
-                self.finish(<Call>queue.calls[at], error, True)
+                self.finish(<Call>queue.calls[at], unknown, True)
             queue.calls.clear()
             queue.head = 0
         self.waiting = 0

@@ -5,7 +5,9 @@ Paper section 5.2 and 5.4.1, thesis sections 3.4, 4.2.3 (disruptive servers) and
 - a vote is given once a term, to a candidate whose log is at least as up to date, and its answer waits for the sync;
 - a candidate asks for votes when its term, its vote and its log are synced, and its own vote counts then, not before;
 - votes are kept per voter, so that a duplicated answer elects nobody;
-- nobody campaigns over a committed membership change that it has not applied (pitfall 29).
+- nobody campaigns over a committed membership change that it has not applied (pitfall 29);
+- who refuses a vote says what it knows to be committed, so that a candidate whose membership is out of date learns of the
+  change that it lacks, instead of asking for ever for the vote of a replica that has left (pitfall 48).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -24,9 +26,9 @@ from multiraft._core cimport (
     VOTE_WON,
     MessageHeader,
 )
-from multiraft.raft.log cimport Log, log_change_between, log_last_term
+from multiraft.raft.log cimport Log, log_change_between, log_last_term, log_matches, log_term
 from multiraft.raft.progress cimport Peer
-from multiraft.raft.replication cimport maybe_commit
+from multiraft.raft.replication cimport commit_to
 from multiraft.raft.state cimport (
     CANDIDATE,
     FOLLOWER,
@@ -125,7 +127,20 @@ cdef int handle_vote_ack(Engine engine, Replica* replica, const Message* message
         return 0
     if peer.vote == 0:                       # the first answer stands; a duplicate says nothing new
         peer.vote = -1 if message.head.flags & FLAG_REJECT else 1
+    if message.head.flags & FLAG_REJECT and learns_of_change(engine, replica, message.head):
+        return become_follower(engine, replica, replica.term, 0)
     return tally(engine, replica)
+
+
+cdef bint learns_of_change(Engine engine, Replica* replica, const MessageHeader* head) except -1:
+    """A refusal names an entry that is committed. If it stands in our log too, everything up to it is committed here as well,
+    and with a membership change among it this candidacy, under the membership before, is void.
+    """
+    cdef Log* log = &replica.log
+    if head.commit <= log.commit_index or not log_matches(log, head.commit, head.log_term):
+        return False
+    commit_to(engine, replica, head.commit)
+    return log_change_between(log, log.applied_index, log.commit_index)
 
 
 cdef int tally(Engine engine, Replica* replica) except -1:
@@ -200,5 +215,7 @@ cdef int handle_vote(Engine engine, Replica* replica, const Message* message) ex
             replica.election_elapsed = 0
     else:
         answer.flags = FLAG_REJECT
+        answer.commit = replica.log.commit_index
+        answer.log_term = log_term(&replica.log, answer.commit)
     engine_mark(engine, replica)
     return 0

@@ -98,5 +98,8 @@ cdef int log_copy_run(
     const Log* log, uint64_t first, uint32_t bytes_max, uint32_t from_replica, Buffer* out, uint64_t* last
 ) except -1
 
+# How many of `count` entries at `at` fit into `room` bytes; `bytes` receives what they take.
+cdef uint32_t entries_fitting(const char* at, uint32_t count, uint64_t room, uint32_t* bytes) noexcept nogil
+
 # The bytes of `count` entries of a run's body from entry `skip` on; `start` receives where they begin.
 cdef uint32_t entries_span(const char* body, uint32_t skip, uint32_t count, const char** start) noexcept nogil

@@ -314,13 +314,12 @@ cdef uint32_t entries_span(const char* body, uint32_t skip, uint32_t count, cons
     return <uint32_t>(at - start[0])
 
 
-cdef uint32_t fitting(const char* at, uint32_t count, uint32_t room, uint32_t* bytes) noexcept nogil:
-    """How many of ``count`` entries at ``at`` fit into ``room`` bytes; ``bytes`` receives what they take."""
+cdef uint32_t entries_fitting(const char* at, uint32_t count, uint64_t room, uint32_t* bytes) noexcept nogil:
     cdef uint32_t length, taken = 0
     bytes[0] = 0
     while taken < count:
         memcpy(&length, at + bytes[0], 4)
-        if bytes[0] + 4 + length > room:
+        if <uint64_t>bytes[0] + 4 + length > room:
             break
         bytes[0] += 4 + length
         taken += 1
@@ -369,7 +368,7 @@ cdef int log_copy_run(
         span = run.bytes - <uint32_t>(start - <const char*>run.head - RUN_HEADER_BYTES)
         taken = run.count - skip
         if head.bytes + span > bytes_max:
-            taken = fitting(start, taken, bytes_max - head.bytes if head.bytes < bytes_max else 0, &span)
+            taken = entries_fitting(start, taken, bytes_max - head.bytes if head.bytes < bytes_max else 0, &span)
             if taken == 0 and head.count == 0:       # one entry at least, however large
                 taken = 1
                 span = entries_span(start, 0, 1, &start)

@@ -306,11 +306,13 @@ cdef int check_proposal(Engine engine, const Replica* replica, size_t length) ex
 
 
 cdef int check_room(Engine engine, const Replica* replica, size_t length) except -1:
-    """Is there room for proposals of so many bytes? One that is larger than the limit alone is taken when nothing waits."""
+    """Is there room for proposals of so many bytes? One that is larger than the limit alone is taken when nothing waits, an
+    empty one always."""
     if engine.arena.size + length > ARENA_BYTES_MAX:
         raise Overloaded(f"{engine.arena.size} bytes of proposals wait for the next turn")
     if (
         engine.options.uncommitted_bytes_max
+        and length
         and replica.uncommitted_bytes
         and replica.uncommitted_bytes + length > engine.options.uncommitted_bytes_max
     ):
@@ -427,7 +429,10 @@ cdef int transfer_leader(Engine engine, Replica* replica, uint32_t to) except -1
             head.hint = to
         return 0
     peer = find_peer(replica, to)
-    if peer == NULL or peer.flags & MEMBER_LEARNER or to == replica.id or to == replica.transfer_to:
+    if to == replica.id:
+        replica.transfer_to = 0              # we are to lead: what was under way is called off
+        return 0
+    if peer == NULL or peer.flags & MEMBER_LEARNER or to == replica.transfer_to:
         return 0
     replica.transfer_to = to
     replica.lease_barred = True              # the target may win at any time from here on, however late it hears of it

@@ -6,6 +6,7 @@ from multiraft.raft.state cimport Engine, Message, Replica
 
 
 # -- as follower ----------------------------------------------------------------------------------------------------------
+cdef int commit_to(Engine engine, Replica* replica, uint64_t index) except -1       # never falls; within the log
 cdef int handle_append(Engine engine, Replica* replica, const Message* message) except -1
 cdef int handle_heartbeat(Engine engine, Replica* replica, const Message* message) except -1
 cdef int handle_snapshot(Engine engine, Replica* replica, const Message* message) except -1

@@ -41,6 +41,7 @@ from multiraft._core cimport (
 from multiraft.raft.log cimport (
     Log,
     TailRun,
+    entries_fitting,
     entries_span,
     log_change_between,
     log_conflict_by_term,
@@ -259,7 +260,9 @@ cdef int handle_refusal(Engine engine, Replica* replica, Peer* peer, const Messa
 
 cdef int handle_append_ack(Engine engine, Replica* replica, Peer* peer, const Message* message) except -1:
     cdef const MessageHeader* head = message.head
-    peer.recently_active = True
+    if not peer.recently_active:
+        peer.recently_active = True
+        engine_mark(engine, replica)         # whoever speaks again may be given the snapshot that it needs
     if head.flags & FLAG_REJECT:
         return handle_refusal(engine, replica, peer, head)
     if head.index > replica.log.last_index:
@@ -438,7 +441,7 @@ cdef int fetched_run(Engine engine, Replica* replica, Peer* peer, const char* da
         if peer != NULL:
             send_fetched(engine, replica, peer, own)
         else:
-            hand_out(engine, replica, own, 0, own.count, chunk)
+            hand_out(engine, replica, own, 0, own.count, chunk, <uint64_t>-1, True)
     finally:
         chunk_drop(chunk)
     return 0
@@ -467,21 +470,34 @@ cdef int send_fetched(Engine engine, Replica* replica, Peer* peer, RunHeader* ru
 # -- committed entries, on their way to the state machine ---------------------------------------------------------------------
 
 
-cdef int hand_out(Engine engine, Replica* replica, RunHeader* run, uint32_t skip, uint32_t count, Chunk* chunk) except -1:
-    """Entries of a run in a chunk, the next to be applied, go to the group's sink as far as they may; returns their bytes."""
+cdef int hand_out(
+    Engine engine, Replica* replica, RunHeader* run, uint32_t skip, uint32_t count, Chunk* chunk, uint64_t room, bint alone
+) except -1:
+    """Entries of a run in a chunk, the next to be applied, go to the group's sink as far as they may; returns their bytes.
+
+    What does not fit into ``room`` waits, but for the first entry where ``alone`` says that nothing went before it.
+    """
     cdef Log* log = &replica.log
     cdef uint64_t limit = min(log.commit_index, log.stable_index)
     cdef CommittedRuns sink = engine.sink1 if replica.sink else engine.sink0
     cdef CommittedRun* item
     cdef const char* start
-    cdef uint32_t payload
+    cdef uint32_t payload, span
     if run.first + skip != log.applying_index + 1:
         raise InvariantViolation(f"group {replica.group}: {run.first + skip} would be applied after {log.applying_index}")
     if run.first + skip > limit:
         return 0
     count = <uint32_t>min(<uint64_t>count, limit - log.applying_index)
+    span = entries_span(<const char*>run + RUN_HEADER_BYTES, skip, count, &start)
+    if span > room:
+        count = entries_fitting(start, count, room, &span)
+        if count == 0:
+            if not alone:
+                return 0
+            count = 1
+            span = entries_span(start, 0, 1, &start)
     item = sink.add()
-    item.bytes = entries_span(<const char*>run + RUN_HEADER_BYTES, skip, count, &start)
+    item.bytes = span
     item.group = replica.group
     item.first = run.first + skip
     item.term = run.term
@@ -499,23 +515,25 @@ cdef int hand_out(Engine engine, Replica* replica, RunHeader* run, uint32_t skip
 cdef int hand_out_tail(Engine engine, Replica* replica) except -1:
     """All that is committed and synced here, up to the limit of one flush; what is not in memory is asked for."""
     cdef Log* log = &replica.log
-    cdef uint64_t bytes = 0
+    cdef uint64_t bytes = 0, room
     cdef TailRun* run
-    cdef uint32_t skip
+    cdef uint32_t skip, taken
     # What a snapshot on its way will hold is not applied besides: the state machine is about to be replaced.
     if replica.quarantined or replica.held or replica.waits_to_apply or replica.snapshot_pending:
         return 0
     while log.applying_index < min(log.commit_index, log.stable_index):
-        if bytes >= engine.options.committed_bytes_max:
-            engine_mark(engine, replica)     # the rest in the next turn
-            return 0
         run = log_find_run(log, log.applying_index + 1)
         if run == NULL:
             replica.waits_to_apply = True
             engine.wanted.append((replica.group, 0, log.applying_index + 1, engine.options.committed_bytes_max))
             return 0
         skip = <uint32_t>(log.applying_index + 1 - run.first)
-        bytes += hand_out(engine, replica, run.head, skip, run.count - skip, run.chunk)
+        room = engine.options.committed_bytes_max - min(bytes, engine.options.committed_bytes_max)
+        taken = hand_out(engine, replica, run.head, skip, run.count - skip, run.chunk, room, bytes == 0)
+        if taken == 0:
+            engine_mark(engine, replica)     # the rest in the next turn
+            return 0
+        bytes += taken
     return 0
 
 

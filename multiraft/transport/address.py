@@ -53,6 +53,19 @@ async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tupl
     return [(socket.AddressFamily(family), item) for family, item in unique]
 
 
+def free_addresses(count: int) -> list[str]:
+    """Loopback addresses at which nobody listens just now: for programs that start nodes on this machine, to look or to test."""
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sockets.append(socket.socket())
+            sockets[-1].bind(("127.0.0.1", 0))
+        return [format_address("127.0.0.1", one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
 def tune(sock: socket.socket, options: TransportOptions) -> None:
     """No delay for small frames, and an end for connections whose other side is gone without a word."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

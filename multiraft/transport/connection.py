@@ -19,7 +19,13 @@ from collections.abc import Callable
 from typing import cast
 
 from multiraft._core import FRAME_BYTES_MAX, Fault, FrameKind, seal_frame
-from multiraft.errors import InvariantViolation, MultiRaftError, PeerProtocolError
+from multiraft.errors import (
+    InvariantViolation,
+    MultiRaftError,
+    PeerProtocolError,
+    WrongCluster,
+    WrongStore,
+)
 from multiraft.ids import NodeId
 from multiraft.interfaces import Hello, TransportEvents
 from multiraft.transport.address import tune
@@ -29,6 +35,7 @@ from multiraft.transport.hello import (
     Purpose,
     Step,
     check_greeting,
+    cluster_of,
     decode_goodbye,
     decode_hello,
     encode_goodbye,
@@ -373,6 +380,8 @@ class Connection(asyncio.BufferedProtocol):
     def _on_goodbye(self, frame: memoryview) -> None:
         farewell, reason = decode_goodbye(frame)
         error = error_for(farewell, reason)
+        if isinstance(error, WrongCluster | WrongStore) and self.dialled is not None:
+            error.said_by = cluster_of(frame)
         stood = self.stage is Stage.STANDING
         self.end(error)
         if error is not None and not stood:

@@ -192,6 +192,11 @@ def decode_goodbye(frame: memoryview) -> tuple[Farewell, str]:
     return farewell, "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def cluster_of(frame: memoryview) -> int:
+    """The cluster that the sender of a checked frame belongs to; 0 where it does not know yet."""
+    return int(FRAME_HEADER.unpack_from(frame)[5])
+
+
 def farewell_for(error: MultiRaftError) -> Farewell:
     """How to say ``error`` to the other side."""
     for farewell, kind in _ERRORS:

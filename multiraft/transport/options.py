@@ -47,6 +47,14 @@ class TransportOptions:
     file_tries_max: int = 3
     """Connections in a row that broke without any progress before a file is given up."""
 
+    clients_max: int = 1024
+    """Clients that may be connected to the client port."""
+    calls_max: int = 1024
+    calls_bytes_max: int = 64 * 1024 * 1024
+    """Calls of one client that are not answered yet; beyond either, nothing more is read from it."""
+    answers_bytes_max: int = 256 * 1024 * 1024
+    """Answers that a client has not read; beyond, its connection ends."""
+
     def __post_init__(self) -> None:
         for item in fields(self):
             if not getattr(self, item.name) > 0:

@@ -15,13 +15,16 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from multiraft.errors import ConfigError, PeerProtocolError
 from multiraft.transport.address import format_address, is_loopback, parse_address, resolve
 from multiraft.transport.connection import Connection
 from multiraft.transport.options import TransportOptions
 from multiraft.transport.tasks import Tasks
+
+if TYPE_CHECKING:
+    from multiraft.transport.conversation import Conversation
 
 logger = logging.getLogger("multiraft.transport")
 
@@ -31,11 +34,14 @@ _PAUSE_S = 0.2
 
 
 class Listener:
-    """The listening sockets of a node, and the connections that came through them but are not settled yet."""
+    """The listening sockets of a node, and the connections that came through them but are not settled yet.
+
+    ``connection`` makes one for each: to another node, or to a client.
+    """
 
     def __init__(
         self,
-        connection: Callable[[], Connection],
+        connection: Callable[[], Connection | Conversation],
         tasks: Tasks,
         options: TransportOptions,
         secure: ssl.SSLContext | None,

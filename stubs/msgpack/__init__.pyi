@@ -14,4 +14,5 @@ def unpackb(
     max_bin_len: int = ...,
     max_array_len: int = ...,
     max_map_len: int = ...,
+    max_ext_len: int = ...,
 ) -> Any: ...

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from multiraft._core import RunKind, encode_run
+from multiraft._core import RunKind, decode_batch, decode_run, encode_run
 from multiraft.errors import MultiRaftError
 from multiraft.interfaces import HardState, Membership
 from multiraft.raft import Entry, MembershipChange, Message, Options, Ready, Snapshot, Status, Tag
 from multiraft.raft import Replica as Compiled
+from multiraft.raft.messages import decode_entries
+from multiraft.records import decode_hard_state
 from tests.spec import raft, reads, replication
 from tests.spec.state import Replica
 
@@ -37,15 +39,6 @@ class Image:
     applied: tuple[tuple[int, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """What one ready hands to the disk, and what may leave when it is synced."""
-
-    ready: Ready
-    base: tuple[int, int] | None = None
-    installed: Snapshot | None = None
-
-
 @dataclass
 class Disk:
     """What is synced."""
@@ -54,18 +47,28 @@ class Disk:
     entries: dict[int, Entry] = field(default_factory=dict)
     base: tuple[int, int] = (0, 0)
 
-    def write(self, write: Write) -> None:
-        if write.ready.hard_state is not None:
-            self.hard_state = write.ready.hard_state
-        for entry in write.ready.entries:
+    def write(self, ready: Ready) -> None:
+        """Take the runs of its batches in their order, as a log store does at recovery."""
+        for batch in ready.batches:
+            for data in decode_batch(batch).runs:
+                run = decode_run(data)
+                if run.kind == RunKind.RUN_HARD_STATE:
+                    self.hard_state = decode_hard_state(data)
+                elif run.kind == RunKind.RUN_BASE:
+                    self.forget((run.first, run.term))
+                elif run.kind == RunKind.RUN_SNAPSHOT_MARK:
+                    self.mark(run.first, run.term)
+                else:
+                    self.append(decode_entries(data))
+                commit = max(self.hard_state.commit, run.commit)
+                self.hard_state = replace(self.hard_state, commit=commit)
+
+    def append(self, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
             old = self.entries.get(entry.index)
             if old is not None and old.term != entry.term:
                 self.entries = {i: e for i, e in self.entries.items() if i < entry.index}
             self.entries[entry.index] = entry
-        if write.installed is not None:
-            self.mark(write.installed.index, write.installed.term)
-        if write.base is not None:
-            self.forget(write.base)
 
     def mark(self, index: int, term: int) -> None:
         """A snapshot replaces the log up to its index; a tail that does not fit goes, too."""
@@ -101,7 +104,7 @@ class Pair:
         self.seed = seed
         self.disk = Disk()
         self.checkpoint = Image(0, 0, membership)
-        self.unsynced: deque[Write] = deque()
+        self.unsynced: deque[Ready] = deque()
         self.tags: list[Tag] = []
         self.outbox: list[Message] = []
         self.offers: list[Snapshot] = []
@@ -139,8 +142,6 @@ class Pair:
         self.applied = list(self.checkpoint.applied)
         self.to_apply: deque[Entry] = deque()
         self.wanted: list[tuple[int, int, int]] = []
-        self.new_base: tuple[int, int] | None = None
-        self.new_install: Snapshot | None = None
         self.compare()
 
     def crash(self, kept: int) -> None:
@@ -246,10 +247,7 @@ class Pair:
 
     def compact(self, index: int) -> None:
         """Forget the log up to ``index``, which the checkpoint covers."""
-        term = self.compiled.term_at(index)
         self.both(lambda: self.compiled.compact(index), lambda r: replication.compact(r, index))
-        if term is not None and index > (self.new_base or self.disk.base)[0]:
-            self.new_base = (index, term)
 
     def install(self, snapshot: Snapshot, image: Image) -> None:
         """The snapshot came whole: the state machine becomes it, durably, and then the replica is told."""
@@ -257,7 +255,6 @@ class Pair:
             self.checkpoint = image
             self.applied = list(image.applied)
             self.to_apply = deque(entry for entry in self.to_apply if entry.index > snapshot.index)
-            self.new_install = snapshot
         self.both(
             lambda: self.compiled.installed(snapshot), lambda r: replication.installed(r, snapshot)
         )
@@ -296,8 +293,7 @@ class Pair:
         self.offers += [mine.snapshot] if mine.snapshot is not None else []
         self.wanted += mine.wanted
         self.to_apply.extend(mine.committed)
-        self.unsynced.append(Write(mine, self.new_base, self.new_install))
-        self.new_base = self.new_install = None
+        self.unsynced.append(mine)
         return mine
 
     def _align_memory(self) -> None:
@@ -318,11 +314,11 @@ class Pair:
     def sync(self, count: int) -> None:
         """The oldest writes reach the disk, in order; ``persisted`` is told later."""
         for _ in range(min(count, len(self.unsynced))):
-            write = self.unsynced.popleft()
-            self.disk.write(write)
-            self.outbox += write.ready.messages_after
-            if write.ready.tag is not None:
-                self.tags.append(write.ready.tag)
+            ready = self.unsynced.popleft()
+            self.disk.write(ready)
+            self.outbox += ready.messages_after
+            if ready.tag is not None:
+                self.tags.append(ready.tag)
 
     def persisted(self, which: int = -1) -> None:
         """Say that what is synced is synced: the newest tag covers all before it, which may be told afterwards as well."""

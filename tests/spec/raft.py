@@ -196,7 +196,8 @@ def ignores_vote(r: Replica, m: Message) -> bool:
 
 
 def answer_vote(r: Replica, m: Message) -> Replica:
-    """5.2: one vote a term, first come first served; 5.4.1: to a log that is at least as up to date."""
+    """5.2: one vote a term, first come first served; 5.4.1: to a log that is at least as up to date. A refusal says what is
+    committed, for a candidate that stands under a membership of the past."""
     pre = m.kind == K.MSG_PRE_VOTE
     free = r.vote == m.from_replica or (r.vote == 0 and r.leader == 0) or (pre and m.term > r.term)
     grant = free and (m.log_term, m.index) >= (r.log.term(r.log.last), r.log.last)
@@ -206,6 +207,8 @@ def answer_vote(r: Replica, m: Message) -> Replica:
         m.from_replica,
         term=m.term if grant else r.term,
         reject=not grant,
+        commit=0 if grant else r.log.commit,
+        log_term=0 if grant else r.log.term(r.log.commit),
     )
     if grant and not pre:
         r = replace(r, vote=m.from_replica, election_elapsed=0)
@@ -218,6 +221,10 @@ def count_vote(r: Replica, m: Message) -> Replica:
         return r
     if peer.vote == 0:  # a duplicate says nothing new
         r = with_peer(r, replace(peer, vote=-1 if m.reject else 1))
+    if m.reject and m.commit > r.log.commit and r.log.matches(m.commit, m.log_term):
+        r = replication.commit_to(r, m.commit)
+        if r.log.changes(r.log.applied, r.log.commit):
+            return follow(r, r.term, 0)  # another membership than the one that it stood under
     return tally(r)
 
 
@@ -308,7 +315,11 @@ def check_proposal(r: Replica, size: int) -> None:
         raise NoLeader
     if size > ENTRY_BYTES_MAX:
         raise TooLarge
-    if 0 < r.options.uncommitted_bytes_max < r.uncommitted_bytes + size and r.uncommitted_bytes:
+    if (
+        size
+        and 0 < r.options.uncommitted_bytes_max < r.uncommitted_bytes + size
+        and r.uncommitted_bytes
+    ):
         raise Overloaded
 
 
@@ -412,8 +423,10 @@ def transfer_leader(r: Replica, to: int) -> Replica:
         return queue(
             r, Message(K.MSG_TRANSFER_LEADER, r.id, r.leader, term=r.term, hint=to), waits=False
         )
+    if to == r.id:
+        return replace(r, transfer_to=0)
     peer = r.peer(to)
-    if peer is None or peer.learner or to in (r.id, r.transfer_to):
+    if peer is None or peer.learner or to == r.transfer_to:
         return r
     r = replace(
         replication.seal(r), transfer_to=to, lease_barred=True, lease_until=0, election_elapsed=0

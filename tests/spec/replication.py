@@ -344,23 +344,27 @@ def hand_out(r: Replica, entries: tuple[Entry, ...]) -> Replica:
 
 
 def hand_out_memory(r: Replica) -> Replica:
-    """Run by run, until the limit of one ready is reached; not while a snapshot is about to replace it all."""
+    """As much as fits into one ready, one entry at least; not while a snapshot is about to replace it all."""
     size = 0
     while (
         not r.waits_to_apply
         and not r.snapshot_pending
         and r.log.applying < min(r.log.commit, r.log.stable)
     ):
-        if size >= r.options.committed_bytes_max:
-            return r
         first = r.log.applying + 1
         if not r.log.in_memory(first):
             asked = (0, first, r.options.committed_bytes_max)
             return replace(r, waits_to_apply=True, wanted=(*r.wanted, asked))
         last = next(last for low, last in r.log.runs if low <= first <= last)
-        before = len(r.committed)
-        r = hand_out(r, tuple(r.log.at(index) for index in range(first, last + 1)))
-        size += run_bytes(r.committed[before:])
+        last = min(last, r.log.commit, r.log.stable)
+        entries = tuple(r.log.at(index) for index in range(first, last + 1))
+        room = max(0, r.options.committed_bytes_max - size)
+        while run_bytes(entries) > room and (size or len(entries) > 1):
+            entries = entries[:-1]
+        if not entries:
+            return r
+        r = hand_out(r, entries)
+        size += run_bytes(entries)
     return r
 
 

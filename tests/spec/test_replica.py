@@ -15,6 +15,8 @@ from tests.spec.cluster import Cluster
 SEEDS = int(os.environ.get("MULTIRAFT_SPEC_SEEDS", "60"))
 FIRST = int(os.environ.get("MULTIRAFT_SPEC_FIRST", "0"))
 EVENTS = 1200
+# Seeds that failed once; what was wrong has tests of its own, these are run for company.
+FAILED_ONCE = (50019, 60029, 60536, 61099)
 
 
 def run(seed: int) -> Cluster:
@@ -25,6 +27,6 @@ def run(seed: int) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+@pytest.mark.parametrize("seed", [*FAILED_ONCE, *range(FIRST, FIRST + SEEDS)])
 def test_p83_random_schedules(seed: int) -> None:
     run(seed)

@@ -18,6 +18,7 @@ RINGS: dict[str, int] = {
     "errors": 0,
     "ids": 0,
     "config": 1,
+    "histogram": 1,
     "interfaces": 2,
     # ring 0: `_core` is the leaf; `_crc32c` is the C that it is made of, a header alone
     "_crc32c": 9,

@@ -719,3 +719,24 @@ def test_a_newer_format_of_the_store_is_refused(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(FormatUnsupported):
         open_store(tmp_path)
+
+
+def test_a_shard_that_has_only_begun_is_read_on_a_thread_as_well(tmp_path: Path) -> None:
+    """Its record is still on its way to the tree: that is no reason to say that it is not here."""
+    jobs, readers = ManualJobs(), ManualJobs()
+    store = open_store(tmp_path, THREADED, jobs, readers)
+    store.create(GROUP, DESCRIPTOR, MEMBERSHIP_BYTES)
+    apply_all(store, [put(PREFIX + b"a", b"v").encode()], first=1)
+    read, scanned = Outcome(), Outcome()
+    store.read_cold(GROUP, [PREFIX + b"a", PREFIX + b"b"], read)
+    store.scan_cold(GROUP, DESCRIPTOR.start, DESCRIPTOR.end, 10, done=scanned)
+    readers.run()
+    assert read.result == [(BASE + 1, b"v"), None]
+    assert [(key, value) for key, _, value in scanned.result.entries] == [(PREFIX + b"a", b"v")]
+    jobs.run()
+    store.drop(GROUP)
+    gone = Outcome()
+    store.read_cold(GROUP, [PREFIX + b"b"], gone)
+    assert isinstance(gone.error, ShardMoved)
+    jobs.close()
+    store.close()

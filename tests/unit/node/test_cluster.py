@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from multiraft import Config, ConfigError, DeadlineExceeded, Node, OutcomeUnknown
-from multiraft.errors import MultiRaftError
+from multiraft import Config, ConfigError, DeadlineExceeded, Entry, Node, OutcomeUnknown
+from multiraft.errors import MultiRaftError, SyncFailed
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Machines = Callable[[int], dict[str, Any]]
@@ -351,5 +351,35 @@ def test_p102_a_node_configured_otherwise_is_refused(arun: Run, tmp_path: Path) 
                 await Node(cluster.config(3, shards=7)).start()
             await cluster.start(3)
             await cluster.ready()
+
+    arun(main())
+
+
+def test_p93_an_answer_to_an_earlier_run_of_this_node_acknowledges_nothing(
+    arun: Run, tmp_path: Path
+) -> None:
+    """A forwarded write waits for its quorum; its asker dies and returns, asks for another, and must not get the old answer."""
+
+    async def main() -> None:
+        async with trio(tmp_path, shards=1) as cluster:
+            await cluster.start(1, 2, 3)
+            await cluster.ready()
+            await cluster.until(lambda: cluster.nodes[1].multi.leads(1))
+            await cluster.nodes[2].store.put(b"k", b"before")
+            await cluster.stop(3)
+            asker = cluster.nodes.pop(2)
+            asker.log.append = lambda batch: None  # type: ignore[method-assign]
+            old = asyncio.ensure_future(asker.store.put(b"k", b"old"))  # type: ignore[arg-type]
+            await cluster.until(lambda: cluster.nodes[1].waiters.waiting == 1)
+            asker.failed(SyncFailed("the process ends here"))
+            with pytest.raises(OutcomeUnknown):
+                await old
+            await asyncio.gather(asker.closed(), return_exceptions=True)
+            await cluster.start(2)
+            await cluster.until(lambda: cluster.nodes[2].placing.map is not None)
+            store, keys = cluster.nodes[2].store, [b"%d" % n for n in range(8)]
+            revisions = await asyncio.gather(*(store.put(key, b"new") for key in keys))
+            for key, revision in zip(keys, revisions, strict=True):
+                assert await store.get_entry(key) == Entry(b"new", revision)
 
     arun(main())

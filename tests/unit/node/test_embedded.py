@@ -240,8 +240,12 @@ def test_p11_an_error_of_the_disk_ends_the_node_and_answers_everybody(
         ticket = node.store.put(b"lost", b"1")
         await asyncio.sleep(0)
         node.failed(SyncFailed("the disk said no"))
-        with pytest.raises(SyncFailed):
+        for stale in (False, True):
+            with pytest.raises(Closed):
+                node.store.get(b"kept", stale=stale)
+        with pytest.raises(OutcomeUnknown) as unknown:
             await ticket
+        assert isinstance(unknown.value.__cause__, SyncFailed)
         with pytest.raises(SyncFailed):
             await node.closed()
         with pytest.raises(Closed):
@@ -259,6 +263,40 @@ def test_a_closed_store_says_so(arun: Run, tmp_path: Path) -> None:
             await db.put(b"k", b"v")
         with pytest.raises(Closed):
             db.put(b"k", b"v")
+        for stale in (False, True):
+            with pytest.raises(Closed):
+                db.get(b"k", stale=stale)
+
+    arun(main())
+
+
+def test_closing_finishes_what_is_on_its_way(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        node = Node(Config(data_dir=str(tmp_path), shards=4))
+        await node.start()
+        tickets = [node.store.put(b"%d" % n, b"x") for n in range(50)]
+        await asyncio.gather(node.aclose(), node.aclose())
+        assert all([await ticket for ticket in tickets])
+        async with multiraft.open(tmp_path, shards=4) as db:
+            assert len([pair async for pair in db.scan()]) == 50
+
+    arun(main())
+
+
+def test_p93_what_a_closing_node_cannot_finish_is_unknown(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        node = Node(Config(data_dir=str(tmp_path)))
+        await node.start()
+        node.log.append = lambda batch: None  # type: ignore[method-assign]
+        ticket = node.store.put(b"k", b"v")
+        leaving = asyncio.ensure_future(node.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(Closed):
+            node.store.put(b"late", b"v")
+        leaving.cancel()  # gives up waiting for the end, and does not stop it
+        with pytest.raises(OutcomeUnknown):
+            await ticket
+        await node.closed()
 
     arun(main())
 
@@ -346,5 +384,15 @@ def test_a_node_shows_what_it_does(arun: Run, tmp_path: Path) -> None:
             assert status.cluster_id and status.store_id and status.boot_count == 1
             assert status.proposed >= 2 and status.applied_entries >= 7
             assert status.waiting_calls == status.waiting_reads == status.apply_lag_entries == 0
+            assert status.elections == 5 and status.quarantined == {} and not status.scarce
+            assert status.sync_ns.count and 0 < status.sync_ns.p50 <= status.sync_ns.max
+            assert status.batch_sizes.count == status.batches
+            assert status.batch_sizes.total == status.batch_bytes
+            assert status.turn_ns.count == status.turns and status.turn_ns_max == status.turn_ns.max
+            assert status.apply_turn_ns.count and status.apply_turn_ns.total == status.apply_ns
+            assert status.log_queue_bytes == status.link_queue_bytes == 0
+            assert 0 < status.log_used_bytes < status.log_map_bytes
+            assert 0 < status.state_used_bytes < status.state_map_bytes
+            assert f"sync_ns            {status.sync_ns}" in str(status)
 
     arun(main())

@@ -228,13 +228,17 @@ def test_a_node_without_the_kind_holds_the_log_and_applies_when_it_is_registered
             assert await there.propose(b"1", timeout=10) == 22
             assert there.leader == 2
             lacking.register("counter", Counter)
+            await cluster.until(lambda: not lacking.status().machines[0].quarantined)
             assert await there.read() == 22
             (status,) = lacking.status().machines
             assert status.quarantined == ""
             await cluster.stop(3)
             cluster.machines = None  # what was saved is kept, though nothing can read it
             await cluster.start(1, 3)
-            await cluster.until(lambda: bool(cluster.nodes[3].status().machines))
+            back = cluster.nodes[3]
+            await cluster.until(
+                lambda: bool(back.status().machines) and back.group("hits").leader == 2
+            )
             with pytest.raises(Quarantined):
                 await cluster.nodes[3].group("hits").read()
             assert await cluster.nodes[3].group("hits").propose(b"1") == 23
@@ -265,6 +269,7 @@ def test_p79_a_machine_that_does_not_answer_in_time(arun: Run, tmp_path: Path) -
     async def main() -> None:
         async with alone(tmp_path) as node:
             group = await node.create_group("hits", Counter)
+            assert await group.propose(b"0") == 0
             machine = machine_of(node)
             machine.gate = threading.Event()
             with pytest.raises(DeadlineExceeded):
@@ -285,6 +290,9 @@ def test_p77_p99_a_slow_machine_delays_nobody_else(arun: Run, tmp_path: Path) ->
             nodes = list(cluster.nodes.values())
             slow = [await nodes[0].create_group(f"slow{n}", Counter) for n in range(3)]
             quick = await nodes[0].create_group("quick", Counter)
+            for group in slow:
+                for node in nodes:
+                    assert await node.group(group.name).read() == 0
             machines = [machine_of(node, group.name) for node in nodes for group in slow]
             gate = threading.Event()
             for machine in machines:

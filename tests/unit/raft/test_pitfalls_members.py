@@ -7,9 +7,17 @@ import pytest
 from multiraft._core import MemberFlag, RunKind
 from multiraft._core import MessageKind as K
 from multiraft.errors import MembershipRefused
-from multiraft.raft import Entry, MembershipChange, Message, Role, Snapshot, membership_after
+from multiraft.raft import (
+    Entry,
+    MembershipChange,
+    Message,
+    Options,
+    Role,
+    Snapshot,
+    membership_after,
+)
 
-from .harness import Cluster, voters
+from .harness import PLAIN, Cluster, voters
 from .test_paper import answers, make_leader, replica_with
 from .test_pitfalls import add, drop, joint, learn
 
@@ -110,6 +118,34 @@ def test_p48_removing_one_of_two_does_not_block_the_other() -> None:
     cluster[1].propose(b"alone")
     cluster.settle()
     assert cluster.payloads(1) == [b"alone"]
+
+
+@pytest.mark.parametrize("options", [PLAIN, Options()], ids=["plain", "pre-vote"])
+def test_p48_a_refused_candidate_learns_of_the_change_that_it_lacks(options: Options) -> None:
+    """The other of two has the removal in its log, and does not know that it is committed; the removed leader's log is longer,
+    so that it refuses its vote for ever. Its refusal says what is committed."""
+    cluster = Cluster(2, options)
+    cluster.elect(2)
+    cluster[2].propose_membership(drop(2))
+    cluster.nodes[2].collect()
+    cluster.nodes[2].sync()
+    cluster.deliver(cluster.take())
+    cluster.nodes[1].collect()
+    cluster.nodes[1].sync()
+    cluster.deliver(cluster.take())
+    cluster[2].propose(b"never committed")
+    cluster.isolate(2)
+    cluster.settle()  # what tells of the commit is lost
+    assert cluster[2].status().membership == voters(1)
+    assert cluster[1].status().membership == voters(1, 2)
+    assert cluster[2].status().last_index > cluster[1].status().last_index
+    cluster.heal()
+    cluster.tick(3 * options.election_ticks, 1)
+    cluster.settle()
+    assert cluster[1].status().membership == voters(1)
+    cluster.tick(3 * options.election_ticks, 1)
+    cluster.settle()
+    assert cluster[1].status().role == Role.LEADER
 
 
 def test_p49_removing_the_last_voter_is_refused_before_it_reaches_the_log() -> None:

@@ -382,12 +382,17 @@ def test_p93_of_many_proposals_all_are_taken_or_none() -> None:
     assert multi.propose_many(1, [b"x" * 59, b"y" * 40]) == (1, before + 1, before + 2)
 
 
-def test_one_ready_hands_out_no_more_than_its_limit() -> None:
-    entries = [
-        Entry(index, index, b"x" * 100) for index in range(1, 6)
-    ]  # five runs: a run is handed out whole
+@pytest.mark.parametrize("terms", [(1, 1, 1, 1, 1), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(1, [1] * 5), (207, [1] * 5), (208, [2, 2, 1]), (520, [5])]
+)
+def test_one_ready_hands_out_no_more_than_its_limit(
+    terms: tuple[int, ...], limit: int, expected: list[int]
+) -> None:
+    """Whether the entries lie in one run or in five; an entry takes four bytes more than its payload."""
+    entries = [Entry(index, term, b"x" * 100) for index, term in enumerate(terms, 1)]
     again = Replica(
-        replace(PLAIN, committed_bytes_max=150),
+        replace(PLAIN, committed_bytes_max=limit),
         replica=1,
         membership=voters(1),
         hard_state=HardState(term=5, commit=5),
@@ -396,7 +401,7 @@ def test_one_ready_hands_out_no_more_than_its_limit() -> None:
     counts = []
     while again.has_ready():
         counts.append(len(again.ready().committed))
-    assert counts == [2, 2, 1]
+    assert counts == expected
 
 
 DOOR_OUTLIVES_ITS_NODE = """

@@ -1,0 +1,244 @@
+"""The synchronous face: the same node and store for programs without an event loop.
+
+    with multiraft.sync.open("data") as db:
+        db.put(b"user:1", b"ada")
+        for key, value in db.scan(prefix=b"user:"): ...
+
+A node runs on a loop in a thread of its own (``worker.LoopThread``); a call hands its work over and waits. Names, arguments,
+answers and errors are those of ``multiraft.Store`` and ``multiraft.Node`` - where those are awaited, these return - and a test
+compares their signatures. Any number of threads may call at once: what waits together is written, and synced, together.
+
+Crossing to the loop and back costs some tens of microseconds a call, besides what the call itself takes. One thread alone
+therefore gets far fewer single writes a second than a program on the loop; ``put_many`` and ``get_many`` cross once for all
+their keys, and a scan once for hundreds.
+
+Ctrl-C in a call raises KeyboardInterrupt and gives up the wait, nothing else: a write goes its way, its outcome unknown. After
+a fork the child must open what it needs itself, in a directory of its own. A program that ends without closing does not hang,
+and what it had acknowledged is on the disk. Nothing here knows more of the store than the asynchronous face does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from multiraft.config import Config
+from multiraft.errors import Closed, InvariantViolation
+from multiraft.node import node as asynchronous
+from multiraft.node import store as asynchronous_store
+from multiraft.node.operations import Condition, Entry, Operation
+from multiraft.node.status import NodeStatus
+from multiraft.worker import LoopThread, loop_factory
+
+Pair = tuple[bytes, bytes]
+
+CHUNK_KEYS = 512
+CHUNK_BYTES = 1024 * 1024
+"""A scan crosses to the loop once for so many keys or, where they are large, bytes: no more are held at a time."""
+
+
+class Store:
+    """All keys of a cluster, for threads; see ``multiraft.Store``. ``Node.store`` and ``open`` give it."""
+
+    def __init__(self, store: asynchronous_store.Store, thread: LoopThread) -> None:
+        self._store = store
+        self._wait = thread.wait
+        self._tell = thread.tell
+
+    # -- writes -----------------------------------------------------------------------------------------------------------
+
+    def put(
+        self, key: bytes, value: bytes, *, timeout: float | None = None, nowait: bool = False
+    ) -> int:
+        """Write one key; the revision. Raises InvalidCommand or TooLarge at once."""
+        return self._wait(lambda: self._store.put(key, value, timeout=timeout, nowait=nowait))
+
+    def delete(self, key: bytes, *, timeout: float | None = None, nowait: bool = False) -> int:
+        """Delete one key, whether it is there or not; the revision."""
+        return self._wait(lambda: self._store.delete(key, timeout=timeout, nowait=nowait))
+
+    def put_many(
+        self, items: Iterable[Pair], *, timeout: float | None = None, nowait: bool = False
+    ) -> list[int]:
+        """Write many keys, one command a shard, atomic there only; the revisions in input order. May raise BatchError."""
+        pairs = list(items)  # here, not on the loop: it may be anybody's generator
+        return self._wait(lambda: self._store.put_many(pairs, timeout=timeout, nowait=nowait))
+
+    def delete_range(self, start: bytes, end: bytes, *, timeout: float | None = None) -> int:
+        """Delete every key from ``start`` up to, not including, ``end``, within one shard; the revision."""
+        return self._wait(lambda: self._store.delete_range(start, end, timeout=timeout))
+
+    def compare_and_set(
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        expected: bytes | None = None,
+        revision: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Write the key if it has the ``expected`` value, or was last written at ``revision`` (0: is absent); the revision."""
+        return self._wait(
+            lambda: self._store.compare_and_set(
+                key, value, expected=expected, revision=revision, timeout=timeout
+            )
+        )
+
+    def batch(
+        self,
+        operations: Sequence[Operation],
+        *,
+        conditions: Sequence[Condition] = (),
+        timeout: float | None = None,
+    ) -> int:
+        """Do all operations if all conditions hold, else none; the revision. All keys must lie in one shard."""
+        steps, wanted = list(operations), list(conditions)
+        return self._wait(lambda: self._store.batch(steps, conditions=wanted, timeout=timeout))
+
+    # -- reads --------------------------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes, *, timeout: float | None = None, stale: bool = False) -> bytes | None:
+        """The value, or None. Linearizable; with ``stale`` whatever this node has applied, at once."""
+        return self._wait(lambda: self._store.get(key, timeout=timeout, stale=stale))
+
+    def get_entry(
+        self, key: bytes, *, timeout: float | None = None, stale: bool = False
+    ) -> Entry | None:
+        """The value with the revision that wrote it, or None."""
+        return self._wait(lambda: self._store.get_entry(key, timeout=timeout, stale=stale))
+
+    def get_many(
+        self, keys: Iterable[bytes], *, timeout: float | None = None, stale: bool = False
+    ) -> list[bytes | None]:
+        """The values in input order. Each shard's part is linearizable by itself."""
+        wanted = list(keys)
+        return self._wait(lambda: self._store.get_many(wanted, timeout=timeout, stale=stale))
+
+    def scan(
+        self,
+        *,
+        prefix: bytes = b"",
+        start: bytes | None = None,
+        end: bytes | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        stale: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[Pair]:
+        """Keys and values in order, read as the iterator is advanced; it may be left at any moment, and is for one thread."""
+        pairs = cast(
+            "AsyncGenerator[Pair]",
+            self._store.scan(
+                prefix=prefix,
+                start=start,
+                end=end,
+                reverse=reverse,
+                limit=limit,
+                stale=stale,
+                timeout=timeout,
+            ),
+        )
+        more = True
+        try:
+            while more:
+                chunk, more = self._wait(lambda: _chunk(pairs))
+                yield from chunk
+        except (
+            GeneratorExit
+        ):  # left before its end, perhaps by the garbage collector, so nothing may wait here
+            self._tell(pairs.aclose)
+            raise
+
+
+async def _chunk(pairs: AsyncGenerator[Pair]) -> tuple[list[Pair], bool]:
+    """The next keys and values, and whether there may be more."""
+    chunk: list[Pair] = []
+    size = 0
+    async for pair in pairs:
+        chunk.append(pair)
+        size += len(pair[0]) + len(pair[1])
+        if len(chunk) == CHUNK_KEYS or size >= CHUNK_BYTES:
+            return chunk, True
+    return chunk, False
+
+
+class Node:
+    """One node of a cluster, or a cluster of its own, in a thread; see ``multiraft.Node``.
+
+    ``with Node(config) as node:`` starts and closes it. ``loop`` is ``uvloop``, ``asyncio``, or ``auto``: uvloop where it is
+    installed.
+    """
+
+    store: Store
+
+    def __init__(self, config: Config, *, loop: str = "auto") -> None:
+        self.config = config
+        self._node = asynchronous.Node(config)
+        self._make_loop = loop_factory(loop)
+        self._thread: LoopThread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Open the directory, bring every replica back, listen. Raises what keeps it from that, with nothing left open."""
+        if self._thread is not None:
+            raise InvariantViolation("a node is started once; make another one")
+        self._thread = thread = LoopThread(f"loop-{self.config.node_id}", self._make_loop())
+        try:
+            thread.wait(self._node.start)
+        except BaseException:
+            thread.close()
+            raise
+        self.store = Store(self._node.store, thread)
+
+    def ready(self, timeout: float | None = None) -> None:
+        """Wait until this node knows every shard and a leader for each. Raises TimeoutError, or what ended the node."""
+        self._running().wait(lambda: self._node.ready(timeout))
+
+    def closed(self) -> None:
+        """Wait until the node has ended. Raises what ended it, if it was not ``close``."""
+        self._running().wait(self._node.closed)
+
+    def status(self) -> NodeStatus:
+        """Counters, groups and queues at this moment."""
+        return self._running().wait(lambda: _call(self._node.status))
+
+    def close(self) -> None:
+        """Hand leaderships over, answer everybody, write what is in memory, end. Idempotent; nothing in a forked process."""
+        thread = self._thread
+        if thread is not None and not thread.forked:
+            if not thread.over:
+                thread.wait(self._node.aclose)
+            thread.close()
+
+    def _running(self) -> LoopThread:
+        if self._thread is None:
+            raise Closed("this node was not started")
+        return self._thread
+
+
+async def _call(function: Callable[[], NodeStatus]) -> NodeStatus:
+    return function()
+
+
+@contextmanager
+def open(data_dir: str | Path, *, loop: str = "auto", **settings: Any) -> Generator[Store]:
+    """One embedded node, durable, with its keys in order; ``settings`` are fields of ``Config``, ``loop`` as for ``Node``.
+
+    The store is open inside the ``with`` block and closed, with everything on the disk, after it.
+    """
+    with Node(Config(data_dir=str(data_dir), **settings), loop=loop) as node:
+        yield node.store

@@ -1,0 +1,57 @@
+"""Starting and closing a node, and giving up the wait for either, at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import multiraft
+from multiraft import Config, Node
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+def test_everybody_who_closes_waits_until_it_has_ended(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        node = Node(Config(data_dir=str(tmp_path)))
+        await node.start()
+        await node.store.put(b"k", b"v")
+        given_up = asyncio.ensure_future(node.aclose())
+        closers = [asyncio.ensure_future(node.aclose()) for _ in range(3)]
+        await asyncio.sleep(0)
+        given_up.cancel()
+        for closer in asyncio.as_completed(closers):
+            await closer
+            assert node._ended.done(), "one came back before the end"
+        await node.aclose()
+        async with multiraft.open(tmp_path) as db:
+            assert await db.get(b"k") == b"v"
+
+    arun(main())
+
+
+@pytest.mark.slow
+def test_a_start_that_is_cancelled_leaves_the_directory_free(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with multiraft.open(tmp_path) as db:
+            await db.put(b"k", b"v")
+        for steps in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256):
+            node = Node(Config(data_dir=str(tmp_path)))
+            starting = asyncio.ensure_future(node.start())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if starting.done():
+                await node.aclose()
+                break
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            async with multiraft.open(tmp_path) as db:
+                assert await db.get(b"k") == b"v"
+        assert steps > 2, "it started before it could be cancelled"
+
+    arun(main())
