@@ -11,6 +11,8 @@ Ways in::
 
     with multiraft.sync.open("data") as db: ...                  # the same without a loop, for any number of threads
 
+    group = await node.create_group("hits", Counter)             # your own state machine: docs/machines.md
+
     $ multiraft serve ...                                        # one node as a process of its own
     async with multiraft.Client(["host:port"]) as client:       # its store, from another program
         await client.put(b"user:1", b"ada")

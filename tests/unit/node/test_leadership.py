@@ -18,7 +18,7 @@ from .test_machines import alone, machine_of
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
-pytestmark = pytest.mark.loops("uvloop")
+pytestmark = [pytest.mark.loops("uvloop"), pytest.mark.slow]
 
 
 class Led(Counter):

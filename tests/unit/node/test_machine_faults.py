@@ -19,7 +19,7 @@ from .test_machines import KINDS, alone, machine_of, three
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
-pytestmark = pytest.mark.loops("uvloop")
+pytestmark = [pytest.mark.loops("uvloop"), pytest.mark.slow]
 
 
 async def crash(node: Node) -> None:

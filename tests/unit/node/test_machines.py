@@ -35,7 +35,7 @@ from .test_cluster import Trio, trio
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
-pytestmark = pytest.mark.loops("uvloop")
+pytestmark = [pytest.mark.loops("uvloop"), pytest.mark.slow]
 
 KINDS: dict[str, Any] = {"memory": Counter, "disk": DiskCounter, "loop": LoopCounter}
 
