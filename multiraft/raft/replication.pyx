@@ -522,7 +522,7 @@ cdef int hand_out_tail(Engine engine, Replica* replica) except -1:
     cdef TailRun* run
     cdef uint32_t skip, taken
     # What a snapshot on its way will hold is not applied besides: the state machine is about to be replaced.
-    if replica.quarantined or replica.waits_to_apply or replica.snapshot_pending:
+    if replica.quarantined or replica.held or replica.waits_to_apply or replica.snapshot_pending:
         return 0
     while log.applying_index < min(log.commit_index, log.stable_index):
         run = log_find_run(log, log.applying_index + 1)
