@@ -76,7 +76,6 @@ class Users:
         )
         self.hosting.waiters = waiters
         self.leadership = Leadership(multi, self.hosting, spawn)
-        forwarding.is_users = self.hosting.__contains__
         self.groups = Groups(
             config=config,
             multi=multi,

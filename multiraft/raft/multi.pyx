@@ -330,24 +330,30 @@ cdef class MultiRaft:
 
     def post(self, node, kind, *, group=0, context=0, index=0, term=0, flags=0, body=b""):
         """A message of the layer above (FORWARD and higher) into the next frame for ``node``."""
-        cdef Outbox* box = self.engine.outbox_of(node)
         cdef bytes data = body
-        cdef size_t length = len(data)
+        self.post_bytes(node, kind, group, context, index, term, flags, <const char*>data, len(data))
+
+    cdef int post_bytes(
+        self, uint32_t node, uint32_t kind, uint64_t group, uint64_t context, uint64_t index, uint64_t term, uint32_t flags,
+        const char* data, size_t length,
+    ) except -1:
+        cdef Outbox* box = self.engine.outbox_of(node)
         cdef MessageHeader* head
         if length > POST_BYTES_MAX:
             raise TooLarge(f"a message of {length} bytes; the limit is {POST_BYTES_MAX}")
         head = <MessageHeader*>buffer_room(&box.now, MESSAGE_HEADER_BYTES + length)
         memset(head, 0, MESSAGE_HEADER_BYTES)
-        head.kind = kind
-        head.flags = flags
+        head.kind = <uint16_t>kind
+        head.flags = <uint16_t>flags
         head.length = <uint32_t>(MESSAGE_HEADER_BYTES + length)
         head.group = group
         head.context = context
         head.index = index
         head.term = term
-        memcpy(<char*>head + MESSAGE_HEADER_BYTES, <const char*>data, length)
+        memcpy(<char*>head + MESSAGE_HEADER_BYTES, data, length)
         box.now.size += MESSAGE_HEADER_BYTES + length
         box.now_count += 1
+        return 0
 
     def tick(self, now_ns):
         """One tick passes for every replica. ``now_ns`` is what leases are judged by."""
@@ -700,6 +706,14 @@ cdef class MultiRaft:
         """Does the replica here lead its group, and has it committed in its own term?"""
         cdef Replica* replica = self.find(group)
         return replica != NULL and bool(committed_in_term(replica))
+
+    cdef uint32_t led_elsewhere(self, uint64_t group) noexcept:
+        cdef Replica* replica = self.find(group)
+        cdef Peer* peer
+        if replica == NULL or replica.role == LEADER or replica.leader == 0:
+            return 0
+        peer = find_peer(replica, replica.leader)
+        return peer.node if peer != NULL else 0
 
     def leader_node(self, group):
         """The node that the replica here believes to lead, or None."""
