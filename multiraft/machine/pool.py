@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from multiraft.errors import Closed
 from multiraft.interfaces import Jobs
 
 Job = Callable[[], Any]
@@ -30,8 +31,8 @@ class Pool:
     def submit(self, job: Job, done: Done) -> None:
         """Run ``job`` on a worker as soon as one is free, then ``done(result, error)`` on the loop."""
         if self._stopped:
-            return
-        if self._idle:
+            done(None, Closed("the workers of machines are closed"))
+        elif self._idle:
             self._start(self._idle.pop(), job, done)
         elif self._made < self._workers_max:
             self._made += 1
@@ -40,9 +41,12 @@ class Pool:
             self._waiting.append((job, done))
 
     def stop(self) -> None:
-        """Start nothing more: the workers are about to be closed."""
+        """Start nothing more, since the workers are about to be closed; who waits for one hears so."""
         self._stopped = True
+        waiting = list(self._waiting)
         self._waiting.clear()
+        for _, done in waiting:
+            done(None, Closed("the workers of machines are closed"))
 
     def close(self) -> None:
         """The workers are their owner's."""

@@ -111,8 +111,15 @@ class UserMachines:
         self._loop_jobs.stop()
 
     def close(self) -> None:
-        """Let every machine give up what it holds. Blocks; only after all workers ended."""
+        """Let every machine give up what it holds. Blocks; only after all workers ended, or were given up."""
         for hosted in self.all():
+            if hosted.busy and hosted.jobs is self._pool:
+                logger.error(
+                    "the machine of group %d (%s) did not come back from its last call; it is left behind",
+                    hosted.group,
+                    hosted.name,
+                )
+                continue
             machine, hosted.machine = hosted.machine, None
             try:
                 if machine is not None:

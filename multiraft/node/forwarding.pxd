@@ -16,7 +16,6 @@ cdef class Forwarding:
     cdef public Waiters waiters         # set by the node, which makes the two for each other
     cdef public object kick             # called when the turn has something to send
     cdef public object linked           # (node) -> is there a link?
-    cdef public object is_users         # (group) -> has it a machine of a user, whose results travel as they are?
     cdef readonly uint64_t forwarded
 
     cpdef object homeless(self, Call call, error)

@@ -11,8 +11,6 @@ from multiraft.raft import MultiRaft
 
 _Post = tuple[int, int, int, int, int, int, int, bytes]
 
-def never(group: int) -> bool: ...
-
 WAITING_HELPS_NOT: tuple[type[Retryable], ...]
 
 @final
@@ -20,7 +18,6 @@ class Forwarding:
     waiters: Waiters
     kick: Callable[[], object]
     linked: Callable[[int], bool]
-    is_users: Callable[[int], bool]
     @property
     def away(self) -> dict[int, Call]: ...
     @property

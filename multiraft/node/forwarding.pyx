@@ -6,7 +6,7 @@ makes the outcome unknown, whatever it was (pitfalls 80, 93). An answer that say
 it came from, to be tried again until its deadline. Calls that have no place to go just now wait here, too.
 
 The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, a refusal in msgpack, or what a user's
-machine answered.
+machine answered (``results``).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -44,10 +44,6 @@ cdef Py_ssize_t PARKED_MAX = 1_000_000
 WAITING_HELPS_NOT = (NoSpace, Quarantined)
 
 
-def never(group):
-    return False
-
-
 cdef object unreadable(bytes body):
     """Why a command of the store is refused: its replicas could not read it, and in the log it would stop them all."""
     cdef Command command
@@ -67,7 +63,6 @@ cdef class Forwarding:
         self.timeout_ns = timeout_ns
         self.away = {}
         self.parked = {}
-        self.is_users = never
 
     def __len__(self):
         return len(self.away) + self.parked_count
@@ -200,7 +195,7 @@ cdef class Forwarding:
                 raise PeerProtocolError(f"a forwarded call that cannot be read: {error}") from error
             if not isinstance(payload, list) or not payload or not all([isinstance(one, bytes) for one in payload]):
                 raise PeerProtocolError("a forwarded call that is no list of commands")
-        if not self.is_users(group):
+        if self.multi.feeds_store(group):
             for command in payload if flags & FLAG_TRANSFER else (payload,):
                 refused = unreadable(command)
                 if refused is not None:
@@ -224,8 +219,8 @@ cdef class Forwarding:
         if isinstance(value, BaseException):
             self.refuse(call.origin, call.context, value)
             return
-        if self.is_users(call.group):
-            flags = FLAG_TRANSFER
+        if call.results is not None:
+            flags = FLAG_TRANSFER            # the body holds what a user's machine answered
             body = encode_results(value, not PyBytes_CheckExact(call.payload))
         else:
             index = value
@@ -236,18 +231,22 @@ cdef class Forwarding:
         self.kick()
 
     cdef int answered(self, uint32_t node, uint64_t context, uint64_t index, uint32_t flags, bytes body) except -1:
-        """The answer to a call of ours. One that nobody waits for any more is dropped."""
+        """The answer to a call of ours. One that nobody waits for any more is dropped.
+
+        One that cannot be read leaves the call where it is: the link is dropped for it, and ends the call (LinkLost).
+        """
         cdef Call call = self.away.get(context)
+        cdef object value = index
         if call is None or call.forwarded_to != node:
             return 0
+        if flags & FLAG_REJECT:
+            refusal = decode_refusal(body)
+        elif flags & FLAG_TRANSFER:
+            value = decode_results(body, 0 if PyBytes_CheckExact(call.payload) else len(call.payload))
         del self.away[context]
-        if flags & FLAG_TRANSFER:
-            self.waiters.end(call, decode_results(body, not PyBytes_CheckExact(call.payload)))
-            return 0
         if not flags & FLAG_REJECT:
-            self.waiters.finish(call, index, False)
+            self.waiters.finish(call, value, False)
             return 0
-        refusal = decode_refusal(body)
         if isinstance(refusal, Retryable):
             call.forwarded_to = 0
             # A leader that has moved on is looked for again; what it says of its own state is passed on as it is.

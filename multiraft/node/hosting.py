@@ -138,12 +138,16 @@ class Hosting:
         self.waiters.settle_machine(
             group, term, first, results if results is not None else [None] * count
         )
+        self._unhold(group)
+        self.leaders.look(group)
+        self._kick()
+
+    def _unhold(self, group: int) -> None:
+        """Hand out entries again where there is room for them, and take proposals."""
         if group in self._held and self._machines[group].roomy:
             self._held.discard(group)
             self._multi.hold(group, False)
             self._retry(group)
-        self.leaders.look(group)
-        self._kick()
 
     def machine_membership(self, group: int, index: int, payload: bytes) -> bytes:
         return self._multi.apply_membership(group, index, payload)
@@ -158,6 +162,7 @@ class Hosting:
             self._machines.fail(hosted, cause)
             return
         self._admission.release(group)
+        self._unhold(group)  # a snapshot may have taken the place of all that was queued
         self.leaders.look(group)
         self._kick()
 

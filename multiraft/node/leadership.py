@@ -93,6 +93,13 @@ class Leadership:
                     await self._stop(reign)
                 if reign.wanted_term and not reign.told_term and not reign.closing:
                     self._start(reign)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                self._hosting.fail(
+                    reign.group, error
+                )  # the machine's own doing: nobody asked for it
             except Exception as error:
                 self._hosting.fail(reign.group, error)
             if reign.closing:

@@ -210,8 +210,8 @@ class Node:
             KeyValueStore.close,
         )
 
-    def _worker(self, name: str) -> Worker:
-        worker = Worker(f"{name}-{self.config.node_id}", self._loop)
+    def _worker(self, name: str, patience_s: float | None = None) -> Worker:
+        worker = Worker(f"{name}-{self.config.node_id}", self._loop, patience_s)
         self._workers.append(worker)
         return worker
 

@@ -51,14 +51,14 @@ class Users:
         reads: Reads,
         waker: Waker,
         files: Jobs,
-        worker: Callable[[str], Jobs],
+        worker: Callable[[str, float], Jobs],
         schedule: Callable[[Callable[[], None]], object],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         kick: Callable[[], None],
         admission: Admission,
         now_ns: Callable[[], int],
     ) -> None:
-        pool = Pool(lambda number: worker(f"machines-{number}"), WORKERS_MAX)
+        pool = Pool(lambda number: worker(f"machines-{number}", config.timeout_s), WORKERS_MAX)
         self.machines = UserMachines(states, found, pool, schedule)
         for kind, factory in kinds.items():
             self.machines.register(kind, factory)
@@ -76,7 +76,6 @@ class Users:
         )
         self.hosting.waiters = waiters
         self.leadership = Leadership(multi, self.hosting, spawn)
-        forwarding.is_users = self.hosting.__contains__
         self.groups = Groups(
             config=config,
             multi=multi,

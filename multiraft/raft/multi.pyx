@@ -687,6 +687,10 @@ cdef class MultiRaft:
         peer = find_peer(replica, replica.leader)
         return peer.node if peer != NULL else 0
 
+    cdef bint feeds_store(self, uint64_t group) noexcept:
+        cdef Replica* replica = self.find(group)
+        return replica != NULL and replica.sink == 0
+
     def leader_node(self, group):
         """The node that the replica here believes to lead, or None."""
         cdef Replica* replica = self.find(group)

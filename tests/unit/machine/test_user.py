@@ -11,6 +11,7 @@ import pytest
 
 from multiraft._core import CommittedRuns
 from multiraft.errors import (
+    Closed,
     CommandError,
     FormatUnsupported,
     InvalidResult,
@@ -403,9 +404,13 @@ def test_jobs_go_to_whoever_is_free_and_no_more_workers_are_made_than_needed() -
     assert [outcome.result for outcome in outcomes] == [0, 1, 2, 3]
     pool.submit(lambda: 4, outcomes[0])
     assert len(workers) == 2
+    pool.submit(lambda: 5, Outcome())
+    waits, late = Outcome(), Outcome()
+    pool.submit(lambda: 6, waits)
     pool.stop()
-    pool.submit(lambda: 5, outcomes[1])
-    assert sum(len(worker.waiting) for worker in workers) == 1
+    pool.submit(lambda: 7, late)
+    assert sum(len(worker.waiting) for worker in workers) == 2
+    assert [type(one.error) for one in (waits, late)] == [Closed, Closed]
 
 
 def test_a_job_on_the_loop_reports_what_it_raises() -> None:

@@ -193,16 +193,20 @@ def test_events_may_use_the_handle_and_a_start_that_still_runs_is_cancelled(
 
 
 class Failing(Led):
-    fails: str = ""
+    fails: list[str]
+    """The events that fail next, each once."""
+
+    def fail(self, event: str, why: str) -> None:
+        if event in self.fails:
+            self.fails.remove(event)
+            raise RuntimeError(why)
 
     async def on_leader_start(self, term: int) -> None:
-        if self.fails == "start":
-            raise RuntimeError("cannot lead")
+        self.fail("start", "cannot lead")
         await super().on_leader_start(term)
 
     async def on_leader_stop(self) -> None:
-        if self.fails == "stop":
-            raise RuntimeError("cannot stop")
+        self.fail("stop", "cannot stop")
         await super().on_leader_stop()
 
 
@@ -212,6 +216,8 @@ def test_p97_an_event_that_raises_quarantines_its_replica_alone(
 ) -> None:
     monkeypatch.setattr("multiraft.node.node.SPREAD_EVERY_TICKS", 10**9)
     told: Told = {}
+    failing: list[str] = []
+    monkeypatch.setattr(Failing, "fails", failing, raising=False)
 
     async def main() -> None:
         async with trio(tmp_path, machines=led(told, Failing), shards=1) as cluster:
@@ -222,16 +228,15 @@ def test_p97_an_event_that_raises_quarantines_its_replica_alone(
             leader = leader_of(cluster, group)
             others = [node for node in cluster.nodes.values() if node is not leader]
             if fails == "stop":
-                monkeypatch.setattr(Failing, "fails", "stop")
+                failing.append("stop")
                 await move(cluster, group)
                 failed = leader
             else:
-                monkeypatch.setattr(Failing, "fails", "start")
+                failing.append("start")
                 await move(cluster, group)
                 await cluster.until(lambda: any(n.status().machines[0].quarantined for n in others))
                 failed = next(n for n in others if n.status().machines[0].quarantined)
             await cluster.until(lambda: failed.status().machines[0].quarantined != "")
-            monkeypatch.setattr(Failing, "fails", "")
             assert f"RuntimeError: cannot {'lead' if fails == 'start' else 'stop'}" in (
                 failed.status().machines[0].quarantined
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from multiraft import DeadlineExceeded, Group, Node, OutcomeUnknown, Quarantined
+from multiraft.machine import hosted
 from multiraft.node import keeper
 from multiraft.node.snapshots import Snapshots
 
@@ -368,6 +370,44 @@ def test_p97_a_snapshot_of_the_others_heals_a_machine_that_failed(
             await cluster.until(lambda: back.transfers.installed >= 1)
             there = await back.create_group("hits", "counter")
             assert await there.read() == await group.read()
+
+    arun(main())
+
+
+def test_a_follower_that_was_held_back_goes_on_behind_a_snapshot(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is full, then cut off; what comes next is a snapshot, which empties its queue without applying it."""
+    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 10)
+    monkeypatch.setattr(hosted, "QUEUE_ENTRIES_MAX", 16)
+
+    async def main() -> None:
+        async with three(tmp_path, machine_log_bytes_max=500) as (cluster, groups):
+            await groups[0].propose(b"1")
+            lagging = next(n for n in cluster.nodes.values() if not n.group("hits").leads)
+            group = lagging.group("hits")
+            await group.read()
+            others = [n for n in cluster.nodes.values() if n is not lagging]
+            machine = machine_of(lagging)
+            machine.gate = threading.Event()
+            other = others[0].group("hits")
+            await other.propose(b"wait", timeout=20)
+            await cluster.until(machine.waiting.is_set)
+            for _ in range(5):
+                await other.propose_many([b"1"] * 16, timeout=20)
+            await cluster.until(lambda: lagging.status().machines[0].held)
+            on_frame = lagging.turn.on_frame
+            lagging.turn.on_frame = lambda node, view: None  # type: ignore[method-assign]
+            last_index = lagging.multi.indexes(group.id)[4]
+            while min(n.multi.indexes(group.id)[0] for n in others) <= last_index:
+                await other.propose_many([b"1"] * 20, timeout=20)
+                await asyncio.sleep(0.02)
+            lagging.turn.on_frame = on_frame  # type: ignore[method-assign]
+            await cluster.until(lambda: lagging.transfers.installed >= 1)
+            machine.gate.set()
+            await cluster.until(lambda: not lagging.status().machines[0].held)
+            assert await group.read(timeout=20) == await other.read(timeout=20)
+            assert await group.propose(b"1", timeout=20) == await group.read()
 
     arun(main())
 

@@ -24,6 +24,7 @@ from multiraft import (
     InvalidCommand,
     InvalidResult,
     Node,
+    OutcomeUnknown,
     Overloaded,
     Quarantined,
     TooLarge,
@@ -344,5 +345,60 @@ def test_a_machine_that_is_behind_holds_its_group_back(
             assert sorted(answers) == list(range(83))
             assert await leader.read() == 82
             assert not node.status().machines[0].held
+
+    arun(main())
+
+
+class Closing(Counter):
+    """It says when it gives up what it holds."""
+
+    closed = 0
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
+def test_a_machine_gives_up_what_it_holds_when_its_node_closes(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(Closing, "closed", 0)
+        async with alone(tmp_path, Closing) as node:
+            group = await node.create_group("hits", Closing)
+            assert await group.propose(b"1") == 1
+            assert Closing.closed == 0
+        assert Closing.closed == 1
+
+    arun(main())
+
+
+def test_a_machine_that_never_comes_back_does_not_keep_a_node_from_closing(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        gate = threading.Event()
+        monkeypatch.setattr(Closing, "closed", 0)
+        node = alone(tmp_path, Closing, timeout_s=0.3)
+        try:
+            await node.start()
+            group = await node.create_group("hits", Closing, timeout=20)
+            assert await group.propose(b"1", timeout=20) == 1
+            machine = machine_of(node)
+            machine.gate = gate
+            stuck = group.propose(b"wait", timeout=20)
+            await asyncio.to_thread(machine.waiting.wait)
+            await node.aclose()
+            assert Closing.closed == 0, "it is in use, and left behind"
+            with pytest.raises(OutcomeUnknown):
+                await stuck
+        finally:
+            gate.set()
+            for thread in threading.enumerate():
+                if thread.name.startswith("multiraft-machines"):
+                    await asyncio.to_thread(thread.join)
+        async with alone(tmp_path, Closing) as node:
+            group = await node.create_group("hits", Closing)
+            assert await group.read() == 1
+            assert [command for _, command in await group.read("applied")] == [b"1", b"wait"]
 
     arun(main())
