@@ -8,7 +8,7 @@ Invariants: a held frame leaves only when every batch handed out before it was m
 above the last; a replica that was removed is never touched again (its handouts are cleared, its door is closed).
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
