@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from multiraft import BatchError, Config, Delete, Node, NoSpace, OutcomeUnknown,
 from multiraft.errors import FormatUnsupported, InvalidCommand, Quarantined
 from multiraft.interfaces import LogSpace
 from multiraft.machine import commands
+from tests.unit.disks import fill_up, small_disk
 from tests.unit.node.test_cluster import Trio, trio
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -98,22 +96,6 @@ def failed_shards(node: Node) -> set[int]:
     return {routing.find(routing.physical(b"k%d" % n))[0] for n in range(20)}
 
 
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[None]:
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
 def test_p13_a_node_on_a_really_full_disk_heals_without_a_restart(
     arun: Run, tmp_path: Path
 ) -> None:
@@ -128,13 +110,7 @@ def test_p13_a_node_on_a_really_full_disk_heals_without_a_restart(
         async with Node(config) as node:
             ticked = counted_turns(node)
             await node.store.put(b"first", b"v")
-            ballast = disk / "ballast"
-            with ballast.open("wb") as file:
-                while True:
-                    try:
-                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, 1 << 16)
-                    except OSError:
-                        break
+            ballast = fill_up(disk)
             with pytest.raises(NoSpace):
                 for n in range(10_000):
                     await node.store.put(b"k%d" % n, bytes(20_000))
