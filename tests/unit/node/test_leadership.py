@@ -52,14 +52,19 @@ def leader_of(cluster: Trio, group: Group) -> Node:
     return next(node for node in cluster.nodes.values() if node.multi.leads(group.id))
 
 
-async def move(cluster: Trio, group: Group) -> None:
-    """Let another node lead, and wait until it does; on a busy machine a transfer may run out of time and be asked for anew."""
+async def move(cluster: Trio, group: Group, until: Callable[[], bool] = lambda: False) -> None:
+    """Let another node lead, and wait until it does, or ``until`` says that it did.
+
+    On a busy machine a transfer may run out of time and be asked for anew; and a leader that fails at once hands back.
+    """
     before = leader_of(cluster, group)
 
     def moved() -> bool:
         if before.multi.leads(group.id) and before.multi.hand_over(group.id, before.peers.linked):
             before.turn.kick()
-        return any(n.multi.leads(group.id) for n in cluster.nodes.values() if n is not before)
+        return until() or any(
+            n.multi.leads(group.id) for n in cluster.nodes.values() if n is not before
+        )
 
     await cluster.until(moved)
 
@@ -233,8 +238,12 @@ def test_p97_an_event_that_raises_quarantines_its_replica_alone(
                 failed = leader
             else:
                 failing.append("start")
-                await move(cluster, group)
-                await cluster.until(lambda: any(n.status().machines[0].quarantined for n in others))
+
+                def failed_somewhere() -> bool:
+                    return any(node.status().machines[0].quarantined for node in others)
+
+                await move(cluster, group, failed_somewhere)
+                await cluster.until(failed_somewhere)
                 failed = next(n for n in others if n.status().machines[0].quarantined)
             await cluster.until(lambda: failed.status().machines[0].quarantined != "")
             assert f"RuntimeError: cannot {'lead' if fails == 'start' else 'stop'}" in (
