@@ -97,6 +97,7 @@ cdef struct Replica:
     uint64_t term_start             # as leader: index of the first entry of our term
     uint32_t heartbeat_elapsed
     uint32_t reads_count
+    uint8_t held                    # its state machine is behind: nothing more is handed out, nor taken as leader
     uint64_t epoch                  # hard state
     uint64_t change_index           # as leader: no other membership change before this index is applied
     uint64_t membership_index       # the entry that made the present membership, or the base
@@ -203,6 +204,17 @@ cdef uint64_t append_proposal(Engine engine, Replica* replica, uint32_t kind, co
 # Make runs of what is in the arena, in the batch and in the tail.
 cdef int seal_proposals(Engine engine, Replica* replica) except -1
 
+# A run of one entry that is no entry of a log, into the batch under way.
+cdef int write_record(
+    Engine engine,
+    uint32_t kind,
+    uint64_t group,
+    uint64_t index,
+    uint64_t term,
+    uint64_t commit,
+    uint32_t from_replica,
+    bytes payload,
+) except -1
 cdef int write_hard_state(Engine engine, Replica* replica) except -1               # if it differs from what was written
 
 # The same before entries are written: those carry the commit index themselves, so only a new term or vote needs a record.

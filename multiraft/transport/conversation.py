@@ -73,6 +73,11 @@ class Conversation(asyncio.Protocol):
             self._reader.feed(data)
             self._read()
 
+    def abandoned(self) -> None:
+        """See ``connection.Connection.abandoned``."""
+        self.end(None)
+        self.connection_lost(None)
+
     def eof_received(self) -> bool:
         return False
 

@@ -136,7 +136,11 @@ class Listener:
         connection = self._connection()
         try:
             async with asyncio.timeout(self._options.hello_timeout_s):
-                await loop.connect_accepted_socket(lambda: connection, sock, ssl=self._secure)
+                try:
+                    await loop.connect_accepted_socket(lambda: connection, sock, ssl=self._secure)
+                except asyncio.CancelledError:
+                    connection.abandoned()
+                    raise
                 await connection.settled.wait()
                 if not connection.stood:  # it was told why; what lingers still counts as a stranger
                     await connection.closed.wait()

@@ -27,8 +27,8 @@ RATCHET: tuple[Allowed, ...] = (
     Allowed(
         "file-length",
         "multiraft/node/node.py",
-        "the shell's wiring stands here until user machines and moves show where it parts",
-        size_max=650,
+        "the shell's wiring stands here until moves show where it parts",
+        size_max=750,
     ),
     Allowed(
         "file-length",
@@ -39,8 +39,8 @@ RATCHET: tuple[Allowed, ...] = (
     Allowed(
         "file-length",
         "multiraft/raft/multi.pyx",
-        "one class with one table of replicas; its inspection parts when leases come",
-        size_max=760,
+        "one class with one table of replicas; its inspection has parted already",
+        size_max=745,
     ),
     Allowed(
         "function-length",
