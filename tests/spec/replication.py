@@ -241,6 +241,8 @@ def send_snapshot(r: Replica, id: int, snapshot: Snapshot) -> Replica:
         return r
     if snapshot.index <= peer.match:
         return report_snapshot(r, id, True)
+    if snapshot.index < r.log.base_index:
+        return report_snapshot(r, id, False)
     message = Message(
         K.MSG_SNAPSHOT,
         r.id,

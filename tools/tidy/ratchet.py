@@ -39,8 +39,8 @@ RATCHET: tuple[Allowed, ...] = (
     Allowed(
         "file-length",
         "multiraft/raft/multi.pyx",
-        "one class with one table of replicas; its inspection parts when leases come",
-        size_max=790,
+        "one class with one table of replicas; what machines ask of it parts when moves come",
+        size_max=740,
     ),
     Allowed(
         "function-length",
