@@ -11,6 +11,8 @@ from multiraft.raft import MultiRaft
 
 _Post = tuple[int, int, int, int, int, int, int, bytes]
 
+def never(group: int) -> bool: ...
+
 WAITING_HELPS_NOT: tuple[type[Retryable], ...]
 
 @final
@@ -18,6 +20,9 @@ class Forwarding:
     waiters: Waiters
     kick: Callable[[], object]
     linked: Callable[[int], bool]
+    is_users: Callable[[int], bool]
+    @property
+    def away(self) -> dict[int, Call]: ...
     @property
     def forwarded(self) -> int: ...
     def __init__(self, multi: MultiRaft, *, timeout_ns: int, contexts: Iterator[int]) -> None: ...

@@ -14,7 +14,8 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from multiraft._core cimport FLAG_REJECT, FLAG_TRANSFER, MSG_FORWARD, MSG_FORWARD_ACK
+from multiraft._core cimport FAULT_KIND, FAULT_VERSION, FLAG_REJECT, FLAG_TRANSFER, MSG_FORWARD, MSG_FORWARD_ACK
+from multiraft.machine.commands cimport Command, command_open
 from multiraft.node.waiters cimport Call, Waiters
 from multiraft.raft.multi cimport MultiRaft
 
@@ -22,6 +23,7 @@ import msgpack
 
 from multiraft.errors import (
     DeadlineExceeded,
+    FormatUnsupported,
     InvalidCommand,
     LinkLost,
     NoLeader,
@@ -33,6 +35,7 @@ from multiraft.errors import (
     Quarantined,
     Retryable,
 )
+from multiraft.machine.running import unreadable_by_users
 from multiraft.node.refusals import decode_refusal, encode_refusal
 from multiraft.node.results import decode_results, encode_results
 
@@ -40,6 +43,19 @@ cdef Py_ssize_t PARKED_MAX = 1_000_000
 
 # Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome.
 WAITING_HELPS_NOT = (NoSpace, Quarantined)
+
+
+def never(group):
+    return False
+
+
+cdef object unreadable(bytes body):
+    """Why a command of the store is refused: its replicas could not read it, and in the log it would stop them all."""
+    cdef Command command
+    cdef int fault = command_open(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &command)
+    if fault == FAULT_VERSION or fault == FAULT_KIND:
+        return FormatUnsupported("the leader's node cannot read this command: its version is older; nothing happened")
+    return InvalidCommand("the bytes of the command are damaged or cut short") if fault else None
 
 
 @cython.final
@@ -52,6 +68,7 @@ cdef class Forwarding:
         self.timeout_ns = timeout_ns
         self.away = {}
         self.parked = {}
+        self.is_users = never
 
     def __len__(self):
         return len(self.away) + self.parked_count
@@ -184,7 +201,21 @@ cdef class Forwarding:
                 raise PeerProtocolError(f"a forwarded call that cannot be read: {error}") from error
             if not isinstance(payload, list) or not payload or not all([isinstance(one, bytes) for one in payload]):
                 raise PeerProtocolError("a forwarded call that is no list of commands")
+        if group in self.multi:
+            users = self.is_users(group)
+            for command in payload if flags & FLAG_TRANSFER else (payload,):
+                refused = unreadable_by_users(command) if users else unreadable(command)
+                if refused is not None:
+                    return self.refuse(node, context, refused)
         self.waiters.submit_for(node, context, group, payload, self.waiters.now_ns + self.timeout_ns)
+        return 0
+
+    cdef int refuse(self, uint32_t node, uint64_t context, error) except -1:
+        cdef bytes body = encode_refusal(error)
+        self.multi.post_bytes(
+            node, MSG_FORWARD_ACK, 0, context, 0, 0, FLAG_REJECT, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
+        )
+        self.kick()
         return 0
 
     cpdef object answer(self, Call call, value):
@@ -192,16 +223,14 @@ cdef class Forwarding:
         cdef uint32_t flags = 0
         cdef uint64_t index = 0
         cdef bytes body = b""
-        if call.results is not None and not isinstance(value, BaseException):
+        if isinstance(value, BaseException):
+            self.refuse(call.origin, call.context, value)
+            return
+        if call.results is not None:
             flags = FLAG_TRANSFER            # the body holds what a user's machine answered
             body = encode_results(value, not PyBytes_CheckExact(call.payload))
-        elif type(value) is int:
-            index = value
         else:
-            if not isinstance(value, BaseException):
-                value = InvalidCommand("the answer cannot be sent to another node")
-            flags = FLAG_REJECT
-            body = encode_refusal(value)
+            index = value
         self.multi.post_bytes(
             call.origin, MSG_FORWARD_ACK, 0, call.context, index, call.term, flags,
             PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),

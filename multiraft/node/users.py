@@ -75,6 +75,7 @@ class Users:
             log_bytes_max=config.machine_log_bytes_max,
         )
         self.hosting.waiters = waiters
+        forwarding.is_users = self.hosting.__contains__
         self.leadership = Leadership(multi, self.hosting, spawn)
         self.groups = Groups(
             config=config,

@@ -44,8 +44,8 @@ cdef class Waiters:
 
     cpdef Ticket submit(self, uint64_t group, payload, uint64_t deadline_ns, bint nowait=*, lead=*)
     cdef int place(self, Call call) except -1
-    cdef int place_or_end(self, Call call) except -1
     cpdef object end(self, Call call, value)
+    cdef int place_or_end(self, Call call) except -1
     cdef int finish(self, Call call, object value, bint failed) except -1
     cdef int settle_queue(
         self, CallQueue queue, uint64_t term, uint64_t last, uint64_t result_base, dict results

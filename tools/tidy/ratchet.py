@@ -39,8 +39,8 @@ RATCHET: tuple[Allowed, ...] = (
     Allowed(
         "file-length",
         "multiraft/raft/multi.pyx",
-        "one class with one table of replicas; what machines ask of it parts when moves come",
-        size_max=740,
+        "one class with one table of replicas; its inspection has parted already",
+        size_max=745,
     ),
     Allowed(
         "function-length",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from multiraft import BatchError, Config, Delete, Node, NoSpace, OutcomeUnknown, Overloaded, Put
-from multiraft.errors import FormatUnsupported, Quarantined
+from multiraft.errors import FormatUnsupported, InvalidCommand, Quarantined
 from multiraft.interfaces import LogSpace
 from multiraft.machine import commands
 from tests.unit.node.test_cluster import Trio, trio
@@ -26,6 +26,8 @@ pytestmark = pytest.mark.loops("uvloop")
 
 UNREADABLE = b"\xff" + bytes(15)
 """A command of an envelope version that nobody knows yet."""
+
+READABLE = commands.encode_put(1, 1, b"\0\1key", b"value")
 
 
 def set_free(node: Node, free_bytes: int | None) -> None:
@@ -311,6 +313,24 @@ def test_leadership_leaves_a_replica_that_has_stopped(arun: Run, tmp_path: Path)
             )
             for node in cluster.nodes.values():
                 with pytest.raises(Quarantined):
-                    await node.waiters.submit(everywhere, b"x", node.turn.now() + 10**10)
+                    await node.waiters.submit(everywhere, READABLE, node.turn.now() + 10**10)
+
+    arun(main())
+
+
+def test_a_forwarded_command_that_nobody_could_read_is_refused_and_stops_no_shard(
+    arun: Run, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with trio(tmp_path) as cluster:
+            await cluster.start(1, 2, 3)
+            await cluster.ready()
+            await spread(cluster)
+            one, two, _ = cluster.nodes.values()
+            group = min(led(one))
+            for bad, kind in ((UNREADABLE, FormatUnsupported), (READABLE[:-1], InvalidCommand)):
+                with pytest.raises(kind):
+                    await two.waiters.submit(group, bad, two.turn.now() + 10**10)
+            assert not one.status().quarantined and two.peers.linked(1)
 
     arun(main())
