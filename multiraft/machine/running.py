@@ -73,6 +73,13 @@ def encode_command(command: bytes) -> bytes:
     return b"\x01" + command
 
 
+def unreadable_by_users(command: bytes) -> FormatUnsupported | None:
+    """Why an entry that another node asks for cannot be one of a user's group: it would stop every replica of it."""
+    if command[:1] == b"\x01":
+        return None
+    return FormatUnsupported(f"a command of version {command[:1]!r} for a machine of a user")
+
+
 def on_disk(factory: Factory) -> bool:
     """Does this kind of machine keep its own disk?"""
     return bool(getattr(factory, "on_disk", False))

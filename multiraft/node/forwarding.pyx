@@ -35,6 +35,7 @@ from multiraft.errors import (
     Quarantined,
     Retryable,
 )
+from multiraft.machine.running import unreadable_by_users
 from multiraft.node.refusals import decode_refusal, encode_refusal
 from multiraft.node.results import decode_results, encode_results
 
@@ -195,9 +196,10 @@ cdef class Forwarding:
                 raise PeerProtocolError(f"a forwarded call that cannot be read: {error}") from error
             if not isinstance(payload, list) or not payload or not all([isinstance(one, bytes) for one in payload]):
                 raise PeerProtocolError("a forwarded call that is no list of commands")
-        if self.multi.feeds_store(group):
+        if group in self.multi:
+            users = not self.multi.feeds_store(group)
             for command in payload if flags & FLAG_TRANSFER else (payload,):
-                refused = unreadable(command)
+                refused = unreadable_by_users(command) if users else unreadable(command)
                 if refused is not None:
                     return self.refuse(node, context, refused)
         self.waiters.submit_for(node, context, group, payload, self.waiters.now_ns + self.timeout_ns)

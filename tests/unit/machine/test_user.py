@@ -24,7 +24,7 @@ from multiraft.machine import hosted, user
 from multiraft.machine.hosted import Life
 from multiraft.machine.plain import RESULT_BYTES_MAX, plain_result
 from multiraft.machine.pool import LoopJobs, Pool
-from multiraft.machine.running import encode_command
+from multiraft.machine.running import encode_command, unreadable_by_users
 from multiraft.machine.snapshot import Kind, SnapshotInfo
 from multiraft.machine.states import At, States, decode_note, write_state
 from multiraft.machine.user import UserMachines
@@ -173,6 +173,12 @@ def test_an_empty_entry_is_a_leaders_own_and_an_unknown_version_stops(tmp_path: 
     assert host.told[1] == ("applied", 1, 2, [None, [2, 1]])
     assert one.life is Life.STOPPED and isinstance(one.cause, FormatUnsupported)
     assert (one.at.index, one.at.told_index) == (2, 2)
+
+
+def test_p82_a_peer_cannot_ask_for_an_entry_that_would_stop_every_replica() -> None:
+    assert unreadable_by_users(encode_command(b"")) is None
+    for command in (b"", b"\x00", b"\x02new", b"\xff" * 20):
+        assert isinstance(unreadable_by_users(command), FormatUnsupported)
 
 
 def test_a_gap_or_an_entry_twice_is_our_own_mistake(tmp_path: Path) -> None:
