@@ -24,6 +24,7 @@ from multiraft.config import Config
 from multiraft.errors import (
     Closed,
     DeadlineExceeded,
+    LinkLost,
     MultiRaftError,
     NoLeader,
     Overloaded,
@@ -101,7 +102,7 @@ class Dispatch:
 
     def _settled(self, number: int, shape: Shape, ticket: Ticket[Any]) -> None:
         if ticket.cancelled():
-            self._refuse(number, Closed("the wait was given up"))
+            self._refuse(number, LinkLost("the wait was given up; a write may have happened"))
             return
         error = ticket.exception()
         if error is not None:

@@ -225,11 +225,7 @@ class Node:
             schedule=self._loop.call_soon,
         )
         self.forwarding = Forwarding(
-            self.multi,
-            config.node_id,
-            self.turn.now,
-            timeout_ns=round(config.timeout_s * 1e9),
-            contexts=contexts,
+            self.multi, timeout_ns=round(config.timeout_s * 1e9), contexts=contexts
         )
         self.waiters = Waiters(
             self.multi,
@@ -498,17 +494,15 @@ class Node:
         self._wake_waiting()
 
     def posts(self, posts: list[tuple[int, int, int, int, int, int, int, bytes]]) -> None:
-        for node, kind, group, context, index, _term, flags, body in posts:
-            try:
-                if kind == MessageKind.MSG_FORWARD:
-                    self.forwarding.received(node, group, context, flags, body)
-                elif kind == MessageKind.MSG_FORWARD_ACK:
-                    self.forwarding.answered(node, context, index, flags, body)
-                elif kind == MessageKind.MSG_NODE_STATUS:
-                    self.peers.told(NodeId(node), context, index, body)
-            except PeerProtocolError as error:
-                logger.warning("node %d broke the protocol: %s", node, error, extra={"node": node})
-                self.transport.drop(NodeId(node))
+        for node, kind, _group, context, index, _term, _flags, body in self.forwarding.take(
+            posts, self._broken
+        ):
+            if kind == MessageKind.MSG_NODE_STATUS:
+                self.peers.told(NodeId(node), context, index, body)
+
+    def _broken(self, node: int, error: PeerProtocolError) -> None:
+        logger.warning("node %d broke the protocol: %s", node, error, extra={"node": node})
+        self.transport.drop(NodeId(node))
 
     def meta_applied(self) -> None:
         self.placing.refresh()

@@ -128,7 +128,8 @@ class Snapshots:
             if group in self._multi:
                 membership = decode_membership(info.membership)
                 offer = Snapshot(info.index, info.term, membership, context=transfer)
-                self._multi.replica(group).send_snapshot(peer, offer)
+                if not self._multi.replica(group).send_snapshot(peer, offer):
+                    return  # it came too late; if another is needed it will be asked for
                 self._kick()
                 await self._transport.send_file(node, transfer, str(path), _NOTE.pack(info.crc))
                 sent = True

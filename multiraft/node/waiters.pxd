@@ -33,7 +33,7 @@ cdef class Waiters:
     cdef readonly Waker waker
     cdef dict queues                    # group -> CallQueue; emptied queues stay until the group is forgotten
     cdef readonly Py_ssize_t waiting    # calls in all queues
-    cdef object homeless                # called with (call, error) when a call has no place to go just now
+    cdef object homeless                # called with (call, error) when a call has no place here; None: another node leads
     cdef object answered                # called with (call, value or exception) when another node's call ends
     cdef object kick                    # called when the turn has something to do
     cdef public uint64_t now_ns         # the time as of the last turn or tick: good enough for deadlines, and free
@@ -43,6 +43,7 @@ cdef class Waiters:
 
     cpdef Ticket submit(self, uint64_t group, payload, uint64_t deadline_ns, bint nowait=*, lead=*)
     cdef int place(self, Call call) except -1
+    cpdef object end(self, Call call, value)
     cdef int finish(self, Call call, object value, bint failed) except -1
     cdef int settle_queue(
         self, CallQueue queue, uint64_t term, uint64_t last, uint64_t result_base, dict results

@@ -54,7 +54,7 @@ class Waiters:
         multi: MultiRaft,
         waker: Waker,
         *,
-        homeless: Callable[[Call, Retryable], object],
+        homeless: Callable[[Call, Retryable | None], object],
         answered: Callable[[Call, Any], object],
         kick: Callable[[], object],
     ) -> None: ...

@@ -39,8 +39,8 @@ cdef class CallQueue:
 cdef class Waiters:
     """All calls of a node.
 
-    ``homeless(call, error)`` gets a call that could not be proposed here, ``answered(call, result)`` what became of another
-    node's call (an exception instance where it failed), ``kick()`` is called when the turn has something to do.
+    ``homeless(call, error)`` gets a call that has no place here (None: another node leads), ``answered(call, result)`` what
+    became of another node's call (an exception instance where it failed), ``kick()`` is called when the turn has something to do.
     """
 
     def __init__(self, MultiRaft multi not None, Waker waker not None, *, homeless, answered, kick):
@@ -92,6 +92,9 @@ cdef class Waiters:
         cdef CallQueue queue
         cdef bytes data
         call.forwarded_to = 0
+        if call.ticket is not None and self.multi.led_elsewhere(call.group):
+            self.homeless(call, None)
+            return 0
         try:
             if self.gate is not None:
                 refused = self.gate(call.group, call.payload)
@@ -139,7 +142,7 @@ cdef class Waiters:
             self.waker.settle(call.ticket, value)
         return 0
 
-    def end(self, Call call not None, value):
+    cpdef object end(self, Call call, value):
         """End a call that was forwarded or had no place: with its answer, or with an exception instance."""
         self.finish(call, value, isinstance(value, BaseException))
 

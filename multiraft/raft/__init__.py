@@ -5,10 +5,12 @@ what it wants done. The caller owes, in this order:
 
 1. **Messages may go first.** ``ready().messages`` (for a node: ``frames``) may leave at once, before anything is written.
 2. **Write and sync together.** ``hard_state`` and ``entries`` (``batches``) of one ready are made durable in the order they
-   were handed out, a later ready never before an earlier one.
+   were handed out, a later ready never before an earlier one. An entry replaces all from its index on whose terms differ.
 3. **Then say so.** ``persisted(tag)`` - for a node ``persisted(sequence)`` - when all of it, and all before it, is synced.
-   It may come late and cover several. Only then may ``messages_after`` leave (a ``MultiRaft`` holds them back by itself):
-   votes, requests for votes and acknowledgements are promises, and a promise that a crash forgets elects two leaders.
+   It may come late and cover several; one for entries that were cut since counts for nothing. Only then may
+   ``messages_after`` leave (a ``MultiRaft`` holds them back by itself): votes, requests for votes and acknowledgements are
+   promises, and a promise that a crash forgets elects two leaders. A ready without a tag has nothing to sync; its
+   ``messages_after`` wait for the readies before it.
 4. **Apply in order.** ``committed`` holds entries that are committed *and* synced here. Apply them in order; give membership
    entries to ``apply_membership`` at their place; then call ``applied(index)``.
 5. **Read for it.** ``wanted`` names entries that are no longer in memory: read them and call ``fetched``, with None where
@@ -18,14 +20,16 @@ what it wants done. The caller owes, in this order:
    and then reported by ``installed`` - or ``snapshot_failed``.
 7. **Tick.** ``tick(now)`` at a steady pace. Leases are the only thing that looks at ``now``. A read under a lease needs more:
    a node passes the time, read after the last read came in, to ``ready(now)``; without it no lease is used.
+8. **Start again** from what is synced: hard state, entries above the base, and the applied index of the state machine with
+   the membership as of there. A snapshot that was installed but not marked in the log is the base then.
 
-The whole of it, for one replica over some storage and some network::
+``ready`` hands out each thing once and may be called again before earlier output is dealt with; inputs may come between any
+two steps. One thread at a time. The whole of it, for one replica over some storage and some network, as a test runs it::
 
-    replica = Replica(options, replica=1, membership=members, hard_state=disk.hard_state, entries=disk.entries)
-    while True:
-        for message in network.received():
+    def turn(replica, received, ticked, disk, network, machine):
+        for message in received:
             replica.step(message)
-        if clock.ticked():
+        if ticked:
             replica.tick()
         ready = replica.ready()
         network.send(ready.messages)
@@ -33,22 +37,33 @@ The whole of it, for one replica over some storage and some network::
         if ready.tag is not None:
             replica.persisted(ready.tag)
         network.send(ready.messages_after)
+        for peer, first, bytes_max in ready.wanted:
+            replica.fetched(peer, disk.read(first, bytes_max))
         for entry in ready.committed:
-            if entry.kind == RUN_MEMBERSHIP:
-                replica.apply_membership(entry.index, entry.payload)
-            else:
-                machine.apply(entry)
+            if entry.kind == RunKind.RUN_MEMBERSHIP:
+                machine.membership = replica.apply_membership(entry.index, entry.payload)
+            machine.apply(entry)                                # remembers its index, whatever its kind
             replica.applied(entry.index)
+
+A proposal that was taken got an index; it happened when an entry is applied there whose term is that of the proposal, and
+did not when the term is another. ``NotLeader``, ``NoLeader``, ``Overloaded`` and ``TooLarge`` say that it did not even begin.
 
 **Invariants**, each checked where it could break, whatever the build: the term and the commit index never fall; a vote is
 given once a term; nothing committed is cut; a leader counts its own log only as far as it is synced, and commits by counting
-only entries of its own term; two replicas never lead in one term.
+only entries of its own term; two replicas never lead in one term. What breaks one raises ``InvariantViolation``: that replica
+must not go on.
 
-**Where this differs from the paper** is ``docs/divergence.md``.
+**Where this differs** from the paper, the thesis and other implementations: ``docs/divergence.md``.
 """
 
 from __future__ import annotations
 
+from multiraft._core import MemberFlag as MemberFlag
+from multiraft._core import MessageKind as MessageKind
+from multiraft._core import RunKind as RunKind
+from multiraft._core import VoteResult as VoteResult
+from multiraft._core import committed_index as committed_index
+from multiraft._core import vote_result as vote_result
 from multiraft.raft.door import Options as Options
 from multiraft.raft.door import PeerStatus as PeerStatus
 from multiraft.raft.door import Ready as Ready

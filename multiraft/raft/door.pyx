@@ -54,6 +54,7 @@ from multiraft.raft.replica cimport (
 )
 from multiraft.raft.replication cimport fetched_run, flush, report_snapshot, report_unreachable, send_snapshot
 from multiraft.raft.state cimport (
+    LEADER,
     Engine,
     Handout,
     Message as CMessage,
@@ -173,7 +174,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """What a leader knows of one member."""
+    """What a leader knows of one member; of itself, what it counts: its own log as far as it is synced."""
 
     replica: int
     node: int
@@ -191,7 +192,11 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One replica at a moment."""
+    """One replica at a moment.
+
+    ``pending_change`` is, on a leader, the index that must be applied before it takes another membership change; entries up
+    to ``applying_index`` were handed out to be applied; ``lease`` says whether a read would be answered under one now.
+    """
 
     group: int
     replica: int
@@ -210,6 +215,9 @@ class Status:
     promotable: bool
     lease: bool
     membership: Membership
+    pending_change: int
+    uncommitted_bytes: int
+    applying_index: int
     peers: dict = field(default_factory=dict)
 
 
@@ -221,9 +229,10 @@ cdef class Replica:
     """One replica. Made here it owns its engine and hands out its work with ``ready``; lent by a ``MultiRaft`` it takes
     inputs and shows its state, and the work leaves with the node's turn.
 
-    ``entries`` are those above ``base_index`` that are on the disk already. Raises MembershipRefused where ``membership`` is
-    not one. Errors of inputs: NotLeader, NoLeader, Overloaded, TooLarge (nothing happened), InvariantViolation (we are
-    wrong), PeerProtocolError (a message is not one), Closed (the replica was removed).
+    ``entries`` are those above ``base_index`` that are on the disk already, ``membership`` is as of ``applied_index``, and
+    ``seed`` draws the election timeouts. Raises MembershipRefused where ``membership`` is not one, InvariantViolation where
+    what was stored contradicts itself. Errors of inputs: NotLeader, NoLeader, Overloaded, TooLarge (nothing happened),
+    InvariantViolation (we are wrong), PeerProtocolError (a message is not one), Closed (the replica was removed).
     """
 
     def __init__(
@@ -296,16 +305,16 @@ cdef class Replica:
 
     def _restore(self, hard_state, applied_index):
         cdef State* state = self.state
-        if not state.log.base_index <= max(hard_state.commit, state.log.base_index) <= state.log.last_index:
-            raise InvariantViolation(f"commit index {hard_state.commit} is beyond the last index {state.log.last_index}")
+        at = state.log.base_index if applied_index is None else applied_index
+        commit = max(hard_state.commit, at)  # what was applied is committed, whether or not that was written in time
+        if commit > state.log.last_index:
+            raise InvariantViolation(f"commit index {commit} is beyond the last index {state.log.last_index}")
+        if at < state.log.base_index:
+            raise InvariantViolation(f"applied index {at} is below the base {state.log.base_index}")
         state.term = state.written_term = state.told_term = hard_state.term
         state.vote = state.written_vote = hard_state.vote
         state.epoch = hard_state.epoch
-        state.log.commit_index = state.written_commit = max(hard_state.commit, state.log.base_index)
-        self.told_commit = state.written_commit
-        at = state.log.base_index if applied_index is None else applied_index
-        if not state.log.base_index <= at <= state.log.commit_index:
-            raise InvariantViolation(f"applied index {at} is beyond commit index {state.log.commit_index}")
+        state.log.commit_index = state.written_commit = self.told_commit = commit
         state.log.applied_index = state.log.applying_index = at
         if state.log.commit_index > at:
             engine_mark(self.engine, state)
@@ -383,11 +392,15 @@ cdef class Replica:
             report_snapshot(self.engine, self.state, peer, ok)
 
     def send_snapshot(self, to, snapshot):
-        """Offer a snapshot to a member that was named in ``snapshots_wanted``."""
+        """Offer a snapshot to a member that was named in ``snapshots_wanted``.
+
+        False where it came too late: we lead no more, the member caught up by itself or is gone, or the log was cut beyond it.
+        """
         cdef Peer* peer = find_peer(self.live(), to)
-        if peer != NULL:
-            body = encode_membership(snapshot.membership)
-            send_snapshot(self.engine, self.state, peer, snapshot.index, snapshot.term, snapshot.context, body)
+        if peer == NULL:
+            return False
+        body = encode_membership(snapshot.membership)
+        return bool(send_snapshot(self.engine, self.state, peer, snapshot.index, snapshot.term, snapshot.context, body))
 
     def compact(self, index, membership=None):
         """Forget the log at and below ``index``, which must be applied and held durably by the state machine."""
@@ -518,7 +531,7 @@ cdef class Replica:
         return log_term(&state.log, index)
 
     def entries(self, first=None, last=None):
-        """Entries that are sealed and in memory, from ``first`` to ``last`` inclusive."""
+        """Those entries from ``first`` to ``last`` inclusive that are in memory and were handed out by a ready to be written."""
         cdef State* state = self.live()
         low = max(first if first is not None else 0, log_tail_first(&state.log))
         high = min(last if last is not None else state.log.sealed_index, state.log.sealed_index)
@@ -545,18 +558,22 @@ cdef class Replica:
             promotable=bool(is_promotable(state)),
             lease=bool(lease_runs(self.engine, state)),
             membership=self.membership(),
-            peers={state.peers[at].replica: peer_status(&state.peers[at]) for at in range(state.peers_count)},
+            pending_change=state.change_index if state.change_index > state.log.applied_index else 0,
+            uncommitted_bytes=state.uncommitted_bytes,
+            applying_index=state.log.applying_index,
+            peers={state.peers[at].replica: peer_status(state, &state.peers[at]) for at in range(state.peers_count)},
         )
 
 
-cdef object peer_status(const Peer* peer):
+cdef object peer_status(const State* state, const Peer* peer):
+    cdef bint leads_itself = state.role == LEADER and peer.replica == state.id
     return PeerStatus(
         replica=peer.replica,
         node=peer.node,
         flags=peer.flags,
-        state=_FLOW[peer.state],
-        match_index=peer.match_index,
-        next_index=peer.next_index,
+        state="replicate" if leads_itself else _FLOW[peer.state],
+        match_index=state.log.stable_index if leads_itself else peer.match_index,
+        next_index=state.log.last_index + 1 if leads_itself else peer.next_index,
         paused=bool(peer.paused),
         pending_snapshot=peer.pending_snapshot,
         recently_active=bool(peer.recently_active),

@@ -41,6 +41,13 @@ cdef class MultiRaft:
     cdef int _queue_handouts(self) except -1
     cdef int _take_frames(self, list frames) except -1
     cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1
+    # The node of another replica that the one here follows; 0 where there is none, or this one leads.
+    cdef uint32_t led_elsewhere(self, uint64_t group) noexcept
+    # A message of the layer above (FORWARD and higher) into the next frame for ``node``. Raises TooLarge.
+    cdef int post_bytes(
+        self, uint32_t node, uint32_t kind, uint64_t group, uint64_t context, uint64_t index, uint64_t term, uint32_t flags,
+        const char* data, size_t length,
+    ) except -1
     # Put a proposal behind the group's log; `term` and `index` are its ticket. Raises as raft.replica.propose, and
     # NoLeader where this node has no replica of the group.
     cdef int propose_bytes(self, uint64_t group, const char* data, size_t length, uint64_t* term, uint64_t* index) except -1

@@ -8,7 +8,7 @@ Invariants: a held frame leaves only when every batch handed out before it was m
 above the last; a replica that was removed is never touched again (its handouts are cleared, its door is closed).
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -17,28 +17,24 @@ from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_
 
 from multiraft._core cimport (
     FRAME_HEADER_BYTES,
-    MEMBER_VOTER,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
     MSG_NODE_STATUS,
     RUN_ENTRIES,
-    RUN_HEADER_BYTES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
     RUN_SNAPSHOT_PENDING,
     RUN_TOMBSTONE,
     Buffer,
-    Chunk,
     CommittedRun,
     CommittedRuns,
     MessageHeader,
-    RunHeader,
     buffer_room,
     chunk_bytes_total,
-    run_body_crc,
 )
 from multiraft.raft.door cimport Replica as Door, engine_configure
 from multiraft.raft.framing cimport frames_of
+from multiraft.raft.looking cimport best_successor, caught_up, slowest_match
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
@@ -78,6 +74,7 @@ from multiraft.raft.state cimport (
     replica_set_members,
     seal_proposals,
     write_hard_state,
+    write_record,
 )
 from multiraft.raft.table cimport table_free, table_get, table_put, table_remove
 
@@ -90,7 +87,6 @@ from multiraft.raft.door import Options
 
 cdef enum:
     POST_BYTES_MAX = 16 * 1024 * 1024
-    CAUGHT_UP_ENTRIES = 1024
 
 
 @dataclass(slots=True)
@@ -236,7 +232,7 @@ cdef class MultiRaft:
         cdef size_t at
         fail_reads(self.engine, replica)
         seal_proposals(self.engine, replica)
-        self._write_record(RUN_TOMBSTONE, group, 0, 0, replica.id, reason.encode())
+        write_record(self.engine, RUN_TOMBSTONE, group, 0, 0, 0, replica.id, reason.encode())
         if door is not None:
             door.state = NULL
         for at in range(self.waiting_start, self.waiting_start + self.waiting_count):
@@ -330,24 +326,30 @@ cdef class MultiRaft:
 
     def post(self, node, kind, *, group=0, context=0, index=0, term=0, flags=0, body=b""):
         """A message of the layer above (FORWARD and higher) into the next frame for ``node``."""
-        cdef Outbox* box = self.engine.outbox_of(node)
         cdef bytes data = body
-        cdef size_t length = len(data)
+        self.post_bytes(node, kind, group, context, index, term, flags, <const char*>data, len(data))
+
+    cdef int post_bytes(
+        self, uint32_t node, uint32_t kind, uint64_t group, uint64_t context, uint64_t index, uint64_t term, uint32_t flags,
+        const char* data, size_t length,
+    ) except -1:
+        cdef Outbox* box = self.engine.outbox_of(node)
         cdef MessageHeader* head
         if length > POST_BYTES_MAX:
             raise TooLarge(f"a message of {length} bytes; the limit is {POST_BYTES_MAX}")
         head = <MessageHeader*>buffer_room(&box.now, MESSAGE_HEADER_BYTES + length)
         memset(head, 0, MESSAGE_HEADER_BYTES)
-        head.kind = kind
-        head.flags = flags
+        head.kind = <uint16_t>kind
+        head.flags = <uint16_t>flags
         head.length = <uint32_t>(MESSAGE_HEADER_BYTES + length)
         head.group = group
         head.context = context
         head.index = index
         head.term = term
-        memcpy(<char*>head + MESSAGE_HEADER_BYTES, <const char*>data, length)
+        memcpy(<char*>head + MESSAGE_HEADER_BYTES, data, length)
         box.now.size += MESSAGE_HEADER_BYTES + length
         box.now_count += 1
+        return 0
 
     def tick(self, now_ns):
         """One tick passes for every replica. ``now_ns`` is what leases are judged by."""
@@ -479,14 +481,7 @@ cdef class MultiRaft:
     def hand_over(self, group, linked):
         """As leader: transfer to the voter on a linked node that has most of the log. False where there is none."""
         cdef Replica* replica = self.get(group)
-        cdef Peer* best = NULL
-        cdef Peer* peer
-        cdef uint32_t at
-        for at in range(replica.peers_count):
-            peer = &replica.peers[at]
-            if peer.replica != replica.id and peer.flags & MEMBER_VOTER and linked(peer.node):
-                if best == NULL or peer.match_index > best.match_index:
-                    best = peer
+        cdef Peer* best = best_successor(replica, linked)
         if best == NULL or replica.role != LEADER or replica.transfer_to:
             return False
         transfer_leader(self.engine, replica, best.replica)
@@ -518,28 +513,11 @@ cdef class MultiRaft:
 
     def record_pending_snapshot(self, group, index, term, payload):
         """A SNAPSHOT_PENDING record: the file is here, whole and synced, and about to be installed."""
-        self._write_record(RUN_SNAPSHOT_PENDING, group, index, term, self.get(group).id, payload)
+        write_record(self.engine, RUN_SNAPSHOT_PENDING, group, index, term, 0, self.get(group).id, payload)
 
     def record_pinned(self, payload):
         """A PINNED record: what this node will remember of a peer's store."""
-        self._write_record(RUN_PINNED, 0, 0, 0, 0, payload)
-
-    def _write_record(self, kind, group, first, term, replica, bytes payload):
-        cdef uint32_t length = <uint32_t>len(payload)
-        cdef Chunk* chunk
-        cdef RunHeader* run = <RunHeader*>self.engine.builder.begin_run(4 + length, &chunk)
-        memset(run, 0, RUN_HEADER_BYTES)
-        run.group = group
-        run.first = first
-        run.term = term
-        run.count = 1
-        run.bytes = 4 + length
-        run.from_replica = replica
-        run.kind = kind
-        memcpy(<char*>run + RUN_HEADER_BYTES, &length, 4)
-        memcpy(<char*>run + RUN_HEADER_BYTES + 4, <const char*>payload, length)
-        run.body_crc = run_body_crc(run, <char*>run + RUN_HEADER_BYTES)
-        self.engine.builder.end_run(run)
+        write_record(self.engine, RUN_PINNED, 0, 0, 0, 0, 0, payload)
 
     # -- output -----------------------------------------------------------------------------------------------------------------
 
@@ -676,36 +654,27 @@ cdef class MultiRaft:
         cdef Replica* replica = self.find(group)
         return replica != NULL and bool(committed_in_term(replica))
 
+    cdef uint32_t led_elsewhere(self, uint64_t group) noexcept:
+        cdef Replica* replica = self.find(group)
+        cdef Peer* peer
+        if replica == NULL or replica.role == LEADER or replica.leader == 0:
+            return 0
+        peer = find_peer(replica, replica.leader)
+        return peer.node if peer != NULL else 0
+
     def leader_node(self, group):
         """The node that the replica here believes to lead, or None."""
         cdef Replica* replica = self.find(group)
-        cdef Peer* peer
-        if replica == NULL or replica.leader == 0:
-            return None
-        peer = find_peer(replica, replica.leader)
+        cdef Peer* peer = find_peer(replica, replica.leader) if replica != NULL else NULL
         return peer.node if peer != NULL else None
 
     def slowest_match(self, group):
         """As leader the lowest index that every active member is known to have; else the applied index here."""
-        cdef Replica* replica = self.get(group)
-        cdef uint64_t lowest = replica.log.applied_index
-        cdef uint32_t at
-        if replica.role == LEADER:
-            for at in range(replica.peers_count):
-                if replica.peers[at].replica != replica.id and replica.peers[at].recently_active:
-                    lowest = min(lowest, replica.peers[at].match_index)
-        return lowest
+        return slowest_match(self.get(group))
 
     def caught_up(self, group, to):
         """As leader: has that replica everything, or nearly, so that it can take over without a pause?"""
-        cdef Replica* replica = self.get(group)
-        cdef Peer* peer = find_peer(replica, to)
-        return (
-            peer != NULL
-            and peer.recently_active
-            and replica.transfer_to == 0
-            and peer.match_index + CAUGHT_UP_ENTRIES >= replica.log.last_index
-        )
+        return bool(caught_up(self.get(group), to))
 
     def reads_at_once(self, group, now_ns=None):
         """May a linearizable read be served here and now? The only voter leads, or a lease holds, and all is applied.

@@ -151,6 +151,8 @@ cdef int answer_confirmed(Engine engine, Replica* replica) except -1:
             if 0 < replica.rounds[at].round <= confirmed:
                 until = replica.rounds[at].sent_ns + engine.options.lease_ns
                 replica.lease_until_ns = max(replica.lease_until_ns, until)
+        if replica.reads_count:
+            engine_mark(engine, replica)     # those that wait for a later round may be answered under the longer lease
     return answer_up_to(engine, replica, confirmed)
 
 

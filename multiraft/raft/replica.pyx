@@ -5,7 +5,6 @@ This is the whole of what may happen to a replica; what follows from it is writt
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
 
 from multiraft._core cimport (
     ENTRY_BYTES_MAX,
@@ -38,10 +37,8 @@ from multiraft._core cimport (
     RUN_HEADER_BYTES,
     RUN_MEMBERSHIP,
     RUN_SNAPSHOT_MARK,
-    Chunk,
     MessageHeader,
     RunHeader,
-    run_body_crc,
     run_check,
 )
 from multiraft.raft.election cimport (
@@ -97,11 +94,16 @@ from multiraft.raft.state cimport (
     replica_set_members,
     seal_proposals,
     write_hard_state,
+    write_record,
 )
 
 from multiraft.errors import InvariantViolation, MembershipRefused, NoLeader, NotLeader, Overloaded, TooLarge
 from multiraft.records import encode_base
 from multiraft.interfaces import Base, HardState
+
+
+cdef enum:
+    NUMBER_BITS = 62                # of terms and indexes in messages: arithmetic on them cannot overflow
 
 
 # -- messages -----------------------------------------------------------------------------------------------------------------
@@ -116,6 +118,8 @@ cdef int message_parse(const char* data, size_t available, Message* out) noexcep
         return FAULT_SHORT
     if not MSG_APPEND <= head.kind <= MSG_NODE_STATUS or head.flags & ~(FLAG_REJECT | FLAG_TRANSFER | FLAG_RUN):
         return FAULT_KIND
+    if (head.term | head.index) >> NUMBER_BITS:
+        return FAULT_LIMIT                   # nobody gets there; one above it must never wrap round to 0
     out.head = head
     out.run = NULL
     out.body = data + MESSAGE_HEADER_BYTES
@@ -456,30 +460,13 @@ cdef int forget_leader(Engine engine, Replica* replica) except -1:
 cdef int write_base(Engine engine, Replica* replica, uint32_t kind, uint64_t index, uint64_t term, membership) except -1:
     """A BASE, SNAPSHOT_MARK or REPLICA_CREATED run for the batch under way; with None the present membership."""
     cdef Members members
-    cdef RunHeader* run
-    cdef Chunk* chunk
-    cdef bytes payload
-    cdef uint32_t length
+    cdef uint64_t commit = replica.log.commit_index
     if membership is None:
         replica_members(replica, &members)
         membership = members_to(&members)
-    hard = HardState(replica.term, replica.vote, replica.leader, replica.epoch, replica.log.commit_index)
+    hard = HardState(replica.term, replica.vote, replica.leader, replica.epoch, commit)
     payload = encode_base(Base(index, term, replica.id, membership, hard))
-    length = <uint32_t>len(payload)
-    run = <RunHeader*>engine.builder.begin_run(4 + length, &chunk)
-    memset(run, 0, RUN_HEADER_BYTES)
-    run.group = replica.group
-    run.first = index
-    run.term = term
-    run.commit = replica.log.commit_index
-    run.count = 1
-    run.bytes = 4 + length
-    run.from_replica = replica.id
-    run.kind = <uint16_t>kind
-    memcpy(<char*>run + RUN_HEADER_BYTES, &length, 4)
-    memcpy(<char*>run + RUN_HEADER_BYTES + 4, <const char*>payload, length)
-    run.body_crc = run_body_crc(run, <char*>run + RUN_HEADER_BYTES)
-    engine.builder.end_run(run)
+    write_record(engine, kind, replica.group, index, term, commit, replica.id, payload)
     replica.handout_due = True
     engine_mark(engine, replica)
     return 0

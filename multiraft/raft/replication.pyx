@@ -323,6 +323,7 @@ cdef int report_snapshot(Engine engine, Replica* replica, Peer* peer, bint ok) e
 cdef int send_snapshot(
     Engine engine, Replica* replica, Peer* peer, uint64_t index, uint64_t term, uint64_t context, bytes membership
 ) except -1:
+    """Offer it; 0 where it came too late and was not offered."""
     cdef MessageHeader* head
     cdef uint32_t length = <uint32_t>len(membership)
     cdef const char* data = membership
@@ -330,7 +331,7 @@ cdef int send_snapshot(
         return 0
     if index <= peer.match_index:            # it caught up by itself while the snapshot was made
         return report_snapshot(engine, replica, peer, True)
-    if index < replica.log.base_index:       # the log was compacted past it meanwhile: make a newer one
+    if index < replica.log.base_index:       # the log was cut beyond it meanwhile: one more would be needed (pitfall 61)
         return report_snapshot(engine, replica, peer, False)
     peer_become_snapshot(peer, index)
     head = emit(engine, replica, peer.outbox, MSG_SNAPSHOT, peer.replica, False)
@@ -340,7 +341,7 @@ cdef int send_snapshot(
     head.length += length
     memcpy(buffer_room(&peer.outbox.now, length), data, length)
     peer.outbox.now.size += length
-    return 0
+    return 1
 
 
 # -- sending appends ----------------------------------------------------------------------------------------------------------

@@ -203,6 +203,17 @@ cdef uint64_t append_proposal(Engine engine, Replica* replica, uint32_t kind, co
 # Make runs of what is in the arena, in the batch and in the tail.
 cdef int seal_proposals(Engine engine, Replica* replica) except -1
 
+# A run of one entry that is no entry of a log, into the batch under way.
+cdef int write_record(
+    Engine engine,
+    uint32_t kind,
+    uint64_t group,
+    uint64_t index,
+    uint64_t term,
+    uint64_t commit,
+    uint32_t from_replica,
+    bytes payload,
+) except -1
 cdef int write_hard_state(Engine engine, Replica* replica) except -1               # if it differs from what was written
 
 # The same before entries are written: those carry the commit index themselves, so only a new term or vote needs a record.

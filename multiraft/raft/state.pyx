@@ -396,6 +396,35 @@ cdef int seal_proposals(Engine engine, Replica* replica) except -1:
     return 0
 
 
+cdef int write_record(
+    Engine engine,
+    uint32_t kind,
+    uint64_t group,
+    uint64_t index,
+    uint64_t term,
+    uint64_t commit,
+    uint32_t from_replica,
+    bytes payload,
+) except -1:
+    cdef uint32_t length = <uint32_t>len(payload)
+    cdef Chunk* chunk
+    cdef RunHeader* run = <RunHeader*>engine.builder.begin_run(4 + length, &chunk)
+    memset(run, 0, RUN_HEADER_BYTES)
+    run.group = group
+    run.first = index
+    run.term = term
+    run.commit = commit
+    run.count = 1
+    run.bytes = 4 + length
+    run.from_replica = from_replica
+    run.kind = <uint16_t>kind
+    memcpy(<char*>run + RUN_HEADER_BYTES, &length, 4)
+    memcpy(<char*>run + RUN_HEADER_BYTES + 4, <const char*>payload, length)
+    run.body_crc = run_body_crc(run, <char*>run + RUN_HEADER_BYTES)
+    engine.builder.end_run(run)
+    return 0
+
+
 cdef int write_hard_state(Engine engine, Replica* replica) except -1:
     cdef HardStatePayload payload
     cdef RunHeader* run

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from multiraft._core import MessageKind as K
+from multiraft._core import RunKind
 from multiraft.interfaces import Membership
-from multiraft.raft import Entry, Ready, Role
+from multiraft.raft import Entry, Message, Ready, Role
 from tests.spec.pair import Pair
 
 FROM_LEADER = (K.MSG_APPEND, K.MSG_HEARTBEAT, K.MSG_SNAPSHOT)
@@ -33,9 +34,11 @@ class Safety:
     reads: dict[tuple[int, int], int] = field(default_factory=dict)
     """(replica, context) -> what was committed somewhere when it was asked."""
     answered_reads: int = 0
+    votes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(replica, term) -> whom it gave its vote, in an answer that left."""
 
     def after_input(self, pair: Pair) -> None:
-        """Election safety, leader completeness, and a committed prefix that never changes."""
+        """Election safety, leader completeness, a committed prefix that never changes, and one pending change at most."""
         status = pair.compiled.status()
         if status.role == Role.LEADER:
             known = status.term in self.leaders
@@ -44,6 +47,23 @@ class Safety:
             if not known:
                 self._complete(pair, status.term)
         self._commit(pair, status.commit_index, status.term)
+        self._pending(pair)
+
+    def _pending(self, pair: Pair) -> None:
+        """Of what nobody knows to be committed, no log holds two changes of the membership."""
+        log, known = pair.spec.log, len(self.committed)
+        above = range(max(known, log.base_index + 1), log.last + 1)
+        changes = [index for index in above if log.at(index).kind == RunKind.RUN_MEMBERSHIP]
+        assert len(changes) <= 1, f"{pair.id} holds changes at {changes}, committed is {known - 1}"
+
+    def sent(self, message: Message) -> None:
+        """One vote a term, over all lives of a replica."""
+        if message.kind == K.MSG_VOTE_ACK and not message.reject:
+            ours = (message.from_replica, message.term)
+            given = self.votes.setdefault(ours, message.to_replica)
+            assert given == message.to_replica, (
+                f"{ours[0]} votes for {given} and for {message.to_replica} in term {ours[1]}"
+            )
 
     def _complete(self, pair: Pair, term: int) -> None:
         """A leader has everything that was committed in earlier terms."""

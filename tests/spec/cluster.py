@@ -160,6 +160,7 @@ class Cluster:
 
     def send(self, pair: Pair) -> None:
         for message in pair.outbox:
+            self.safety.sent(message)
             if message.to_replica not in self.pairs or self.draw.random() < self.faults.loss:
                 self.counts["lost"] += 1
                 continue

@@ -15,12 +15,22 @@ from typing import Any
 from multiraft._core import RunKind, decode_batch, decode_run, encode_run
 from multiraft.errors import MultiRaftError
 from multiraft.interfaces import HardState, Membership
-from multiraft.raft import Entry, MembershipChange, Message, Options, Ready, Snapshot, Status, Tag
+from multiraft.raft import (
+    Entry,
+    MembershipChange,
+    Message,
+    Options,
+    Ready,
+    Role,
+    Snapshot,
+    Status,
+    Tag,
+)
 from multiraft.raft import Replica as Compiled
 from multiraft.raft.messages import decode_entries
 from multiraft.records import decode_hard_state
 from tests.spec import raft, reads, replication
-from tests.spec.state import Replica
+from tests.spec.state import Peer, Replica
 
 GROUP = 1
 
@@ -119,6 +129,7 @@ class Pair:
         hard_state = replace(self.disk.hard_state, commit=commit)
         entries = tuple(self.disk.entries[i] for i in sorted(self.disk.entries))
         self.seed += 100
+        in_memory = self.seed // 100 % 2 == 0  # else all that is not applied is read again
         self.compiled = Compiled(
             self.options,
             replica=self.id,
@@ -129,6 +140,7 @@ class Pair:
             entries=entries,
             applied_index=self.checkpoint.index,
             seed=self.seed,
+            in_memory=in_memory,
         )
         self.spec = raft.start(
             self.options,
@@ -138,6 +150,7 @@ class Pair:
             base=self.disk.base,
             entries=entries,
             applied=self.checkpoint.index,
+            in_memory=in_memory,
         )
         self.applied = list(self.checkpoint.applied)
         self.to_apply: deque[Entry] = deque()
@@ -401,7 +414,8 @@ def kept_of(hard_state: HardState | None) -> tuple[int, int, int] | None:
 def view(status: Status) -> dict[str, object]:
     names = (
         "role", "term", "vote", "leader", "transfer_to", "first_index", "last_index", "stable_index", "commit_index",
-        "applied_index", "election_elapsed", "promotable", "lease", "membership",
+        "applied_index", "election_elapsed", "promotable", "lease", "membership", "pending_change", "uncommitted_bytes",
+        "applying_index",
     )  # fmt: skip
     return {
         **{name: getattr(status, name) for name in names},
@@ -411,6 +425,13 @@ def view(status: Status) -> dict[str, object]:
             for id, p in status.peers.items()
         },
     }  # fmt: skip
+
+
+def progress(r: Replica, peer: Peer) -> tuple[str, int, int]:
+    """A leader counts its own log as far as it is synced."""
+    if r.role == Role.LEADER and peer.replica == r.id:
+        return "replicate", r.log.stable, r.log.last + 1
+    return peer.state, peer.match, peer.next
 
 
 def spec_view(r: Replica) -> dict[str, object]:
@@ -429,8 +450,11 @@ def spec_view(r: Replica) -> dict[str, object]:
         "promotable": r.promotable,
         "lease": reads.lease_runs(r),
         "membership": raft.membership(r),
+        "pending_change": r.change_index if r.change_index > r.log.applied else 0,
+        "uncommitted_bytes": r.uncommitted_bytes,
+        "applying_index": r.log.applying,
         "peers": {
-            p.replica: (p.flags, p.node, p.state, p.match, p.next, p.paused, p.pending_snapshot, p.recently_active,
+            p.replica: (p.flags, p.node, *progress(r, p), p.paused, p.pending_snapshot, p.recently_active,
                         len(p.window), sum(size for _, size in p.window))
             for p in r.peers
         },

@@ -1,4 +1,5 @@
-"""One test per rule of the Raft paper ("In Search of an Understandable Consensus Algorithm", extended version).
+"""One test per rule of the Raft paper ("In Search of an Understandable Consensus Algorithm", extended version); the rows of its
+figure 2 that are not among them stand in ``test_figure2``.
 
 The section that states the rule stands in each docstring. Everything goes through the Python door of single replicas.
 """

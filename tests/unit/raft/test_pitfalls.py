@@ -90,6 +90,20 @@ def test_p02_term_and_vote_are_written_together() -> None:
     assert len(ready.batches) == 1
 
 
+def test_p01_p02_a_vote_in_a_term_that_is_known_already_is_written_too() -> None:
+    node = Node(1, voters(1, 2, 3), PLAIN)
+    node.replica.step(Message(K.MSG_HEARTBEAT, 2, 1, term=7))
+    node.collect()
+    node.sync()
+    node.crash()
+    assert (node.replica.status().term, node.replica.status().vote) == (7, 0)
+    node.replica.step(Message(K.MSG_VOTE, 3, 1, term=7))
+    node.collect()
+    node.sync()
+    node.crash()
+    assert (node.replica.status().term, node.replica.status().vote) == (7, 3)
+
+
 def test_p03_an_acknowledgement_waits_for_the_sync_also_the_leaders_own() -> None:
     cluster = Cluster()
     cluster.elect(1)
@@ -261,11 +275,30 @@ def test_p25_a_node_that_returns_from_isolation_does_not_depose_the_leader() -> 
     assert cluster[3].status().role == Role.PRE_CANDIDATE
     assert cluster[3].status().term == term
     cluster.heal()
+    cluster[
+        3
+    ].campaign()  # before it hears of the leader, with a log that is as good as the others'
+    cluster.settle()
     for _ in range(30):
         cluster.tick()
         cluster.settle()
     assert cluster.leaders() == [1]
     assert {cluster[id].status().term for id in (1, 2, 3)} == {term}
+
+
+@pytest.mark.parametrize("kind", [K.MSG_VOTE, K.MSG_PRE_VOTE])
+def test_p25_who_hears_a_leader_answers_no_election(kind: int) -> None:
+    cluster = Cluster(3, GUARDED)
+    cluster.elect(1)
+    for id in (1, 2):
+        before = cluster[id].status()
+        cluster[id].step(Message(kind, 3, id, term=9, index=99, log_term=8))
+        assert cluster[id].status() == before
+        assert answers(cluster[id]) == []
+    cluster.isolate(2)
+    cluster.tick(GUARDED.election_ticks, 2)  # one election timeout without a word: it is free again
+    cluster[2].step(Message(kind, 3, 2, term=9, index=99, log_term=8))
+    assert [m.reject for m in answers(cluster[2]) if m.to_replica == 3] == [False]
 
 
 def test_p26_a_removed_replica_raises_no_terms() -> None:
@@ -505,6 +538,29 @@ def test_p39_a_lease_runs_from_the_send_of_its_round_and_ends_by_itself() -> Non
         cluster.nodes[id].collect()
     cluster.deliver(cluster.take())
     assert not cluster[1].status().lease
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_p39_a_lease_is_not_longer_for_an_answer_that_came_late(late: int) -> None:
+    cluster = Cluster(3, LEASED)
+    cluster.tick(LEASED.election_ticks)
+    cluster.elect(1)
+    cluster[1].tick()
+    cluster.nodes[1].collect()
+    beats = cluster.take()
+    for _ in range(late):
+        cluster[1].tick()
+        cluster.nodes[1].collect()
+    cluster.take()  # the later rounds are lost
+    cluster.deliver(beats)
+    for id in (2, 3):
+        cluster.nodes[id].collect()
+    cluster.deliver(cluster.take())
+    held = 0
+    while cluster[1].status().lease:
+        held += 1
+        cluster[1].tick()
+    assert late + held == LEASED.lease_ns
 
 
 def test_p39_a_restarted_voter_refuses_votes_for_one_timeout_while_leases_are_on() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from multiraft._core import MemberFlag, RunKind
 from multiraft._core import MessageKind as K
 from multiraft.errors import MembershipRefused
+from multiraft.interfaces import HardState
 from multiraft.raft import (
     Entry,
     MembershipChange,
     Message,
     Options,
+    Replica,
     Role,
     Snapshot,
     membership_after,
@@ -54,6 +58,63 @@ def test_p44_also_right_after_a_leader_change() -> None:
     cluster.cut = lambda m: m.kind == K.MSG_APPEND_ACK
     cluster.elect(2)
     assert not cluster[2].propose_membership(learn(5))[1]
+
+
+def test_p44_a_new_leader_takes_no_change_before_it_applied_those_of_before() -> None:
+    """Its own entry is committed, and with it a change of the leader before, which is not applied here yet."""
+    inherited = Entry(2, 1, add(4).encode(), int(RunKind.RUN_MEMBERSHIP))
+    replica = Replica(
+        PLAIN,
+        replica=1,
+        membership=voters(1, 2, 3),
+        hard_state=HardState(term=1),
+        entries=[Entry(1, 1), inherited],
+    )
+    make_leader(replica)
+    answers(replica)
+    replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=2, index=3))
+    assert replica.status().commit_index == 3
+    assert not replica.propose_membership(add(5))[1]
+    assert [entry.index for entry in replica.ready().committed] == [1, 2, 3]
+    assert not replica.propose_membership(add(5))[1]
+    replica.applied(1)
+    replica.apply_membership(2, inherited.payload)
+    replica.applied(2)
+    assert replica.propose_membership(add(5))[1]
+
+
+def test_p47_a_recovered_joint_membership_is_left_only_behind_an_entry_of_the_own_term() -> None:
+    replica = Replica(
+        PLAIN,
+        replica=1,
+        membership=joint((1, 2, 3), (3, 4, 5)),
+        hard_state=HardState(term=1, commit=2),
+        entries=[Entry(1, 1, b"a"), Entry(2, 1, b"b")],
+    )
+    make_leader(replica)  # entries 1 and 2 were handed out on the way
+    replica.applied(2)  # all that came before is applied, and nothing of term 2 is committed
+    assert replica.status().last_index == 3
+    ready = replica.ready()
+    if ready.tag is not None:
+        replica.persisted(ready.tag)
+    for id in (2, 3, 4):
+        replica.step(Message(K.MSG_APPEND_ACK, id, 1, term=2, index=3))
+    for entry in replica.ready().committed:
+        replica.applied(entry.index)
+    (leaving,) = replica.ready().entries
+    assert (leaving.index, leaving.payload) == (4, MembershipChange().encode())
+
+
+def test_p46_a_joint_membership_is_left_once_whatever_is_applied_before_that_is_committed() -> None:
+    cluster = Cluster(5)
+    cluster.elect(1)
+    assert cluster[1].propose_membership(drop(4, 5))[1]
+    for payload in (b"a", b"b", b"c"):  # they are applied behind the change, each by itself
+        cluster[1].propose(payload)
+    cluster.settle()
+    leaving = [e for e in cluster.nodes[1].applied if e.payload == MembershipChange().encode()]
+    assert len(leaving) == 1
+    assert cluster[1].membership() == voters(1, 2, 3)
 
 
 def test_p46_p47_a_joint_membership_is_left_by_whoever_leads_and_after_committing_under_both() -> (
@@ -118,6 +179,24 @@ def test_p48_removing_one_of_two_does_not_block_the_other() -> None:
     cluster[1].propose(b"alone")
     cluster.settle()
     assert cluster.payloads(1) == [b"alone"]
+
+
+def test_p48_what_waited_for_a_removed_voter_is_committed_when_the_removal_is_applied() -> None:
+    cluster = Cluster(2)
+    cluster.elect(1)
+    cluster[1].propose_membership(drop(2))
+    cluster.nodes[1].collect()
+    cluster.nodes[1].sync()
+    cluster.deliver(cluster.take())
+    cluster[1].propose(b"waits")
+    cluster.nodes[1].collect()
+    cluster.nodes[1].sync()
+    cluster.nodes[2].collect()
+    cluster.nodes[2].sync()
+    cluster.deliver(m for m in cluster.take() if m.to_replica == 1)
+    assert cluster[1].status().commit_index == 2
+    cluster.nodes[1].collect()  # applies the removal; nobody says anything more
+    assert cluster[1].status().commit_index == 3
 
 
 @pytest.mark.parametrize("options", [PLAIN, Options()], ids=["plain", "pre-vote"])
@@ -225,12 +304,98 @@ def test_a_follower_behind_the_log_is_offered_a_snapshot_and_goes_on_from_there(
     assert cluster[1].status().peers[3].state == "replicate"
 
 
+def test_p61_a_snapshot_that_is_older_than_the_log_is_not_offered() -> None:
+    """The log was cut beyond it while it was made: the follower would need another one at once."""
+    cluster = Cluster()
+    cluster.elect(1)
+    cluster.isolate(3)
+    cluster[1].propose(b"a")
+    cluster.settle()
+    cluster[1].compact(2)
+    cluster.heal()
+    cluster.tick()
+    cluster.settle()
+    old = Snapshot(2, 1, voters(1, 2, 3))
+    cluster[1].propose(b"b")
+    cluster.settle()
+    cluster[1].compact(3)
+    assert cluster[1].send_snapshot(3, old) is False
+    ready = cluster[1].ready()
+    assert [m for m in ready.messages if m.kind == K.MSG_SNAPSHOT] == []
+    assert ready.snapshots_wanted == (3,), "it is asked for again"
+    assert cluster[1].send_snapshot(3, Snapshot(3, 1, voters(1, 2, 3))) is True
+    assert cluster[1].status().peers[3].pending_snapshot == 3
+
+
+def test_p45_an_older_snapshot_undoes_no_change_and_repeats_none() -> None:
+    change = add(4)
+    entries = (Entry(1, 1, b""), Entry(2, 1, change.encode(), int(RunKind.RUN_MEMBERSHIP)))
+    replica = Replica(PLAIN, replica=2, membership=voters(1, 2, 3))
+    for entry in entries:
+        before = entry.index - 1
+        message = Message(K.MSG_APPEND, 1, 2, term=1, index=before, log_term=min(before, 1))
+        replica.step(replace(message, commit=2, entries=(entry,)))
+    ready = replica.ready()
+    assert ready.tag is not None
+    replica.persisted(ready.tag)
+    (_, applied) = replica.ready().committed
+    replica.apply_membership(applied.index, applied.payload)
+    replica.applied(2)
+    assert replica.membership() == voters(1, 2, 3, 4)
+    # A snapshot from before the change comes late, and is told to be installed, too.
+    old = Snapshot(1, 1, voters(1, 2, 3))
+    replica.step(Message(K.MSG_SNAPSHOT, 1, 2, term=1, index=1, log_term=1))
+    assert replica.ready().snapshot is None
+    replica.installed(old)
+    assert replica.membership() == voters(1, 2, 3, 4)
+    replica.step(Message(K.MSG_APPEND, 1, 2, term=1, commit=2, entries=entries[:1]))
+    assert replica.ready().committed == ()
+    assert replica.status().applied_index == 2
+
+
+def test_p45_a_change_that_a_snapshot_holds_is_not_applied_again() -> None:
+    change = add(4)
+    entries = [Entry(1, 1, b""), Entry(2, 1, change.encode(), int(RunKind.RUN_MEMBERSHIP))]
+    replica = Replica(
+        PLAIN,
+        replica=2,
+        membership=voters(1, 2, 3),
+        hard_state=HardState(term=1, commit=0),
+        entries=entries,
+    )
+    replica.step(Message(K.MSG_SNAPSHOT, 1, 2, term=1, index=5, log_term=1))
+    assert replica.ready().snapshot is not None
+    replica.step(
+        Message(K.MSG_HEARTBEAT, 1, 2, term=1, commit=2)
+    )  # the entries turn out to be committed
+    assert replica.ready().committed == ()
+    replica.installed(Snapshot(5, 1, voters(1, 2, 3, 4)))
+    assert replica.ready().committed == ()
+    assert (replica.membership(), replica.status().applied_index) == (voters(1, 2, 3, 4), 5)
+
+
 def test_p53_a_snapshot_at_or_below_the_commit_index_is_ignored_and_answered() -> None:
     replica = replica_with(1, 1, 1, term=1, commit=2)
     replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=2, log_term=1))
     ready = replica.ready()
     assert ready.snapshot is None
     assert [(m.kind, m.index) for m in ready.messages_after] == [(K.MSG_APPEND_ACK, 2)]
+
+
+def test_p53_a_snapshot_from_before_the_log_begins_is_ignored_and_answered() -> None:
+    replica = Replica(
+        PLAIN,
+        replica=1,
+        membership=voters(1, 2, 3),
+        base_index=5,
+        base_term=1,
+        hard_state=HardState(1),
+    )
+    for index in (3, 5):
+        replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=index, log_term=1))
+        ready = replica.ready()
+        assert ready.snapshot is None
+        assert [(m.kind, m.index) for m in ready.messages_after] == [(K.MSG_APPEND_ACK, 5)]
 
 
 def test_p53_a_snapshot_whose_entry_is_here_only_moves_the_commit_index() -> None:
@@ -274,6 +439,21 @@ def test_p58_a_failed_snapshot_does_not_leave_the_follower_waiting() -> None:
     cluster[1].report_snapshot(3, False)
     peer = cluster[1].status().peers[3]
     assert (peer.state, peer.next_index) == ("probe", 2)
+    assert cluster[1].ready().snapshots_wanted == (3,)
+
+
+def test_p58_a_snapshot_that_could_not_be_made_is_asked_for_again() -> None:
+    cluster = Cluster()
+    cluster.elect(1)
+    cluster.isolate(3)
+    cluster[1].propose(b"a")
+    cluster.settle()
+    cluster[1].compact(2)
+    cluster.heal()
+    cluster.tick()
+    cluster.settle()
+    assert cluster[1].ready().snapshots_wanted == (), "it was asked for once, and is awaited"
+    cluster[1].report_snapshot(3, False)
     assert cluster[1].ready().snapshots_wanted == (3,)
 
 

@@ -1,0 +1,33 @@
+"""Commands that another node must take, and those that wait for a leader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+from multiraft.errors import MultiRaftError, PeerProtocolError, Retryable
+from multiraft.node.waiters import Call, Waiters
+from multiraft.raft import MultiRaft
+
+_Post = tuple[int, int, int, int, int, int, int, bytes]
+
+WAITING_HELPS_NOT: tuple[type[Retryable], ...]
+
+@final
+class Forwarding:
+    waiters: Waiters
+    kick: Callable[[], object]
+    linked: Callable[[int], bool]
+    @property
+    def forwarded(self) -> int: ...
+    def __init__(self, multi: MultiRaft, *, timeout_ns: int, contexts: Iterator[int]) -> None: ...
+    def __len__(self) -> int: ...
+    def homeless(self, call: Call, error: Retryable | None) -> None: ...
+    def retry(self, group: int | None = None) -> None: ...
+    def expire(self, now_ns: int) -> None: ...
+    def link_down(self, node: int) -> None: ...
+    def close(self, error: MultiRaftError) -> None: ...
+    def take(
+        self, posts: list[_Post], broken: Callable[[int, PeerProtocolError], object]
+    ) -> list[_Post]: ...
+    def answer(self, call: Call, value: Any) -> None: ...

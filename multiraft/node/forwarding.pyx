@@ -1,0 +1,222 @@
+# On the path of a put.
+"""Commands that another node must take: sent to the leader's node in the same frames, one hop, and answered the same way.
+
+A forwarded command is sent once per link incarnation and never again by itself: a link that breaks before the answer came
+makes the outcome unknown, whatever it was (pitfalls 80, 93). An answer that says "nothing happened" puts the call back where
+it came from, to be tried again until its deadline. Calls that have no place to go just now wait here, too.
+
+The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, or a refusal in msgpack.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+
+from multiraft._core cimport FLAG_REJECT, FLAG_TRANSFER, MSG_FORWARD, MSG_FORWARD_ACK
+from multiraft.node.waiters cimport Call, Waiters
+from multiraft.raft.multi cimport MultiRaft
+
+import msgpack
+
+from multiraft.errors import (
+    DeadlineExceeded,
+    InvalidCommand,
+    LinkLost,
+    NoLeader,
+    NoSpace,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    PeerProtocolError,
+    Quarantined,
+    Retryable,
+)
+from multiraft.node.refusals import decode_refusal, encode_refusal
+
+cdef Py_ssize_t PARKED_MAX = 1_000_000
+
+# Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome.
+WAITING_HELPS_NOT = (NoSpace, Quarantined)
+
+
+@cython.final
+cdef class Forwarding:
+    """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
+
+    def __init__(self, MultiRaft multi not None, *, timeout_ns, contexts):
+        self.multi = multi
+        self.contexts = contexts
+        self.timeout_ns = timeout_ns
+        self.away = {}
+        self.parked = {}
+
+    def __len__(self):
+        return len(self.away) + self.parked_count
+
+    # -- calls from here ----------------------------------------------------------------------------------------------------
+
+    cpdef object homeless(self, Call call, error):
+        """A call could not be proposed here, for ``error`` or with None because another node leads: send it to the leader's
+        node, or let it wait for one - or for room."""
+        cdef uint32_t leader
+        if error is None or isinstance(error, NotLeader):
+            leader = self.multi.led_elsewhere(call.group)
+            if leader and self.linked(leader):
+                self.send(call, leader)
+                return
+        elif isinstance(error, WAITING_HELPS_NOT) or (call.nowait and isinstance(error, Overloaded)):
+            self.waiters.end(call, error)
+            return
+        self.park(call)
+
+    cdef int park(self, Call call) except -1:
+        if self.parked_count >= PARKED_MAX:
+            self.waiters.end(call, Overloaded(f"{PARKED_MAX} calls wait for a leader"))
+            return 0
+        self.parked.setdefault(call.group, []).append(call)
+        self.parked_count += 1
+        return 0
+
+    cdef int send(self, Call call, uint32_t node) except -1:
+        cdef bytes body
+        cdef uint32_t flags = 0
+        cdef uint64_t context = next(self.contexts)
+        if PyBytes_CheckExact(call.payload):
+            body = <bytes>call.payload
+        else:
+            body = msgpack.packb(call.payload)
+            flags = FLAG_TRANSFER            # several entries for one call
+        self.multi.post_bytes(
+            node, MSG_FORWARD, call.group, context, 0, 0, flags, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
+        )
+        call.forwarded_to = node
+        self.away[context] = call
+        self.forwarded += 1
+        self.kick()
+        return 0
+
+    def retry(self, group=None):
+        """A leader may be known now, or there may be room: try what waits, of one group or of all."""
+        groups = [group] if group is not None else list(self.parked)
+        for one in groups:
+            calls = self.parked.pop(one, None)
+            if calls:
+                self.parked_count -= len(calls)
+                for call in calls:
+                    self.waiters.again(call)
+
+    def expire(self, uint64_t now_ns):
+        """End what is past its deadline. What never left here did not happen, but one answer for all is easier to handle."""
+        cdef Call call
+        for group, calls in list(self.parked.items()):
+            kept = []
+            for call in calls:
+                if self.waiters.given_up(call):
+                    continue
+                if call.deadline_ns <= now_ns:
+                    self.waiters.end(call, DeadlineExceeded("the time was up while no leader could take the command"))
+                else:
+                    kept.append(call)
+            self.parked_count -= len(calls) - len(kept)
+            if kept:
+                self.parked[group] = kept
+            else:
+                del self.parked[group]
+        for context, call in [(context, call) for context, call in self.away.items() if (<Call>call).deadline_ns <= now_ns]:
+            del self.away[context]
+            self.waiters.end(call, DeadlineExceeded("the time was up while another node had the command"))
+
+    def link_down(self, uint32_t node):
+        """The link is gone: what was on its way there may have happened, and who asked us from there has heard the same."""
+        cdef Call call
+        self.waiters.disown(node)
+        for context, call in list(self.away.items()):
+            if call.forwarded_to == node:
+                del self.away[context]
+                self.waiters.end(call, LinkLost(f"the link to node {node} broke before its answer came"))
+
+    def close(self, error):
+        """The node ends because of ``error``: what waits here did not happen, what another node has may have (pitfall 93)."""
+        for calls in self.parked.values():
+            for call in calls:
+                self.waiters.end(call, error)
+        unknown = OutcomeUnknown("this node ended while another node had the command")
+        unknown.__cause__ = error
+        for call in self.away.values():
+            self.waiters.end(call, unknown)
+        self.away.clear()
+        self.parked.clear()
+        self.parked_count = 0
+
+    # -- messages -------------------------------------------------------------------------------------------------------------
+
+    def take(self, list posts not None, broken):
+        """Handle the messages that are forwarded commands and their answers; a list of the others.
+
+        ``broken(node, error)`` is called for one that breaks the protocol.
+        """
+        cdef uint32_t node, kind, flags
+        cdef uint64_t group, context, index
+        others = []
+        for post in posts:
+            node, kind, group, context, index, _term, flags, body = <tuple>post
+            try:
+                if kind == MSG_FORWARD:
+                    self.received(node, group, context, flags, body)
+                elif kind == MSG_FORWARD_ACK:
+                    self.answered(node, context, index, flags, body)
+                else:
+                    others.append(post)
+            except PeerProtocolError as error:
+                broken(node, error)
+        return others
+
+    cdef int received(self, uint32_t node, uint64_t group, uint64_t context, uint32_t flags, bytes body) except -1:
+        """Another node forwards a command. Raises PeerProtocolError for a body that is none."""
+        payload = body
+        if flags & FLAG_TRANSFER:
+            try:
+                payload = msgpack.unpackb(body, use_list=True)
+            except (ValueError, msgpack.UnpackException) as error:
+                raise PeerProtocolError(f"a forwarded call that cannot be read: {error}") from error
+            if not isinstance(payload, list) or not payload or not all([isinstance(one, bytes) for one in payload]):
+                raise PeerProtocolError("a forwarded call that is no list of commands")
+        self.waiters.submit_for(node, context, group, payload, self.waiters.now_ns + self.timeout_ns)
+        return 0
+
+    cpdef object answer(self, Call call, value):
+        """What became of another node's call goes back to it."""
+        cdef uint32_t flags = 0
+        cdef uint64_t index = 0
+        cdef bytes body = b""
+        if type(value) is int:
+            index = value
+        else:
+            if not isinstance(value, BaseException):
+                value = InvalidCommand("the answer cannot be sent to another node")
+            flags = FLAG_REJECT
+            body = encode_refusal(value)
+        self.multi.post_bytes(
+            call.origin, MSG_FORWARD_ACK, 0, call.context, index, call.term, flags,
+            PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
+        )
+        self.kick()
+
+    cdef int answered(self, uint32_t node, uint64_t context, uint64_t index, uint32_t flags, bytes body) except -1:
+        """The answer to a call of ours. One that nobody waits for any more is dropped."""
+        cdef Call call = self.away.get(context)
+        if call is None or call.forwarded_to != node:
+            return 0
+        del self.away[context]
+        if not flags & FLAG_REJECT:
+            self.waiters.finish(call, index, False)
+            return 0
+        refusal = decode_refusal(body)
+        if isinstance(refusal, Retryable):
+            call.forwarded_to = 0
+            # A leader that has moved on is looked for again; what it says of its own state is passed on as it is.
+            self.homeless(call, NoLeader(str(refusal)) if isinstance(refusal, NotLeader) else refusal)
+        else:
+            self.waiters.end(call, refusal)
+        return 0
