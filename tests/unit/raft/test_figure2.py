@@ -104,6 +104,30 @@ def test_the_same_candidate_gets_the_same_vote_again() -> None:
         assert [m.reject for m in answers(replica)] == [False]
 
 
+@pytest.mark.parametrize("role", [Role.CANDIDATE, Role.LEADER])
+def test_a_vote_is_not_forgotten_when_the_role_changes(role: Role) -> None:
+    """State, votedFor: it is for a term, not for a role. Who stood, and follows another in the same term, votes no more."""
+    replica = replica_with(1)
+    if role == Role.CANDIDATE:
+        replica.campaign()
+        replica.step(Message(K.MSG_HEARTBEAT, 2, 1, term=2))
+    else:
+        replica = Replica(Options(), replica=1, membership=voters(1, 2, 3))
+        replica.campaign()
+        for kind, term in ((K.MSG_PRE_VOTE_ACK, 1), (K.MSG_VOTE_ACK, 1)):
+            answers(replica)
+            replica.step(Message(kind, 2, 1, term=term))
+        assert replica.status().role == Role.LEADER
+        for _ in range(2 * PLAIN.election_ticks):  # nobody answers: it gives up
+            replica.tick()
+    answers(replica)
+    before = replica.status()
+    assert (before.role, before.vote) == (Role.FOLLOWER, 1)
+    replica.step(Message(K.MSG_VOTE, 3, 1, term=before.term, index=9, log_term=before.term))
+    assert [m for m in answers(replica) if m.to_replica == 3 and not m.reject] == []
+    assert replica.status().vote == 1
+
+
 # -- rules for followers -------------------------------------------------------------------------------------------------
 
 
