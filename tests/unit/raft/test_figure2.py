@@ -137,6 +137,7 @@ def test_a_vote_is_not_forgotten_when_the_role_changes(role: Role) -> None:
         (Message(K.MSG_HEARTBEAT, 2, 1, term=1), True),
         (Message(K.MSG_APPEND, 2, 1, term=1, index=1, log_term=1), True),
         (Message(K.MSG_APPEND, 2, 1, term=1, index=7, log_term=1), True),
+        (Message(K.MSG_VOTE, 2, 1, term=1, index=1, log_term=1), True),
         (Message(K.MSG_VOTE, 2, 1, term=2, index=1, log_term=1), True),
         (Message(K.MSG_HEARTBEAT, 3, 1, term=0), False),
         (Message(K.MSG_PRE_VOTE, 3, 1, term=2, index=1, log_term=1), False),
