@@ -17,7 +17,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from benchmarks.device import device_bytes
+from benchmarks.device import device_bytes, sync_ms
 from multiraft._batch import BatchBuilder
 from multiraft._core import encode_run
 from multiraft.ids import ReplicaId
@@ -149,7 +149,11 @@ def both(tmp_path: Path) -> Iterator[tuple[Batched, OneKeyEach]]:
 @pytest.mark.parametrize("entries", [100, 10_000])
 @pytest.mark.benchmark(group="log store: a durable flush over 1,024 groups")
 def test_flush_against_one_key_per_entry(
-    benchmark: Any, both: tuple[Batched, OneKeyEach], entries: int, payload_bytes: int
+    benchmark: Any,
+    tmp_path: Path,
+    both: tuple[Batched, OneKeyEach],
+    entries: int,
+    payload_bytes: int,
 ) -> None:
     timed = benchmark.enabled
     rounds = (60 if entries < 1000 else 20) if timed else 1
@@ -161,13 +165,15 @@ def test_flush_against_one_key_per_entry(
         [each.flush(at, entries, payload) for each in both] for at in range(rounds + int(timed))
     ]
     seconds: tuple[list[float], list[float]] = ([], [])
+    cpu: tuple[list[float], list[float]] = ([], [])
     turns = iter(prepared)
 
     def flush_both() -> None:
-        for each, items, spent in zip(both, next(turns), seconds, strict=True):
-            started = time.perf_counter()
+        for each, items, spent, used in zip(both, next(turns), seconds, cpu, strict=True):
+            started, cpu_before = time.perf_counter(), time.thread_time()
             each.write(items)  # type: ignore[arg-type]
             spent.append(time.perf_counter() - started)
+            used.append(time.thread_time() - cpu_before)
 
     benchmark.pedantic(flush_both, rounds=rounds, warmup_rounds=1 if timed else 0)
     written = entries // min(entries, GROUPS) * min(entries, GROUPS)
@@ -178,7 +184,10 @@ def test_flush_against_one_key_per_entry(
         one_key_per_entry_per_second=round(written / theirs),
         ratio=round(theirs / ours, 2),
         ratio_of_best=round(min(seconds[1]) / min(seconds[0]), 2),
+        ratio_of_cpu=round(statistics.median(cpu[1]) / statistics.median(cpu[0]), 2),
         target_ratio=10 if entries == 10_000 else 2,
+        sync_ms=sync_ms(tmp_path, 200 if timed else 1),
+        settings="durable, one transaction a flush, 1,024 groups",
     )
     batched, single = both
     group = batched.store._index

@@ -37,6 +37,7 @@ from multiraft.errors import (
     Retryable,
 )
 from multiraft.node.calls import Call, pack_conditions, pack_operations, unpack_revisions
+from multiraft.node.forwarding import WAITING_HELPS_NOT
 from multiraft.node.operations import Condition, Entry, Operation, Put, RevisionIs, ValueIs
 from multiraft.node.refusals import decode_refusal
 from multiraft.node.store import after_prefix
@@ -321,7 +322,9 @@ class Client:
                     raise
             except Retryable as error:
                 failure = error
-                if nowait and isinstance(error, Overloaded):
+                if isinstance(error, WAITING_HELPS_NOT) or (
+                    nowait and isinstance(error, Overloaded)
+                ):
                     raise
             left_s = deadline - asyncio.get_running_loop().time()
             if left_s <= wait_s:

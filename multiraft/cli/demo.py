@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,13 +167,11 @@ class Demo:
         self.show.say(f"node {VICTIM} was started again", "event")
         async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
             await process.heard("serves clients")
-            goal = max([(await self.status(node))["commit_index_sum"] for node in NODES])
-            missed = goal - (await self.status(VICTIM))["applied_index_sum"]
-            while (await self.status(VICTIM))["applied_index_sum"] < goal:  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_EVERY_S)
+            goal, first = await self.behind()
+            await self.applied(goal, lambda applied: None)
         self.show.say(
-            f"node {VICTIM} has caught up with {max(missed, 0):,} commands, "
-            f"{time.perf_counter() - began:.1f} s after its start",
+            f"node {VICTIM} has caught up {time.perf_counter() - began:.1f} s after its start: "
+            f"{max(goal - first, 0):,} commands, its own and what it missed",
             "event",
         )
 
@@ -182,14 +180,10 @@ class Demo:
         began = time.perf_counter()
         async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
             await self.nodes[VICTIM].ready()
-            goal = max([(await self.status(node))["commit_index_sum"] for node in NODES])
-            first = (await self.status(VICTIM))["applied_index_sum"]
+            goal, first = await self.behind()
             if first < goal:
                 with self.show.bar(f"node {VICTIM} catches up", goal - first) as bar:
-                    while (applied := (await self.status(VICTIM))["applied_index_sum"]) < goal:
-                        bar.at(applied - first)
-                        await asyncio.sleep(LOOK_EVERY_S)
-                    bar.at(goal - first)
+                    await self.applied(goal, lambda applied: bar.at(applied - first))
         self.show.say(
             f"node {VICTIM} has everything, {time.perf_counter() - began:.1f} s after the last write",
             "good",
@@ -215,6 +209,20 @@ class Demo:
         for process, code in zip(self.nodes.values(), codes, strict=True):
             if code != Exit.CLOSED:
                 raise NodeEnded(process.name, code, process.last_lines())
+
+    async def behind(self) -> tuple[int, int]:
+        """(what is committed, what the victim has applied of it), as sums over all groups."""
+        goal = max([(await self.status(node))["commit_index_sum"] for node in NODES])
+        return goal, (await self.status(VICTIM))["applied_index_sum"]
+
+    async def applied(self, goal: int, progress: Callable[[int], None]) -> None:
+        """Look again and again until the victim has applied so much."""
+        while True:
+            applied = (await self.status(VICTIM))["applied_index_sum"]
+            progress(min(applied, goal))
+            if applied >= goal:
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
 
     # -- looking ----------------------------------------------------------------------------------------------------------
 

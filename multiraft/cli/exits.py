@@ -55,5 +55,5 @@ def exit_of(error: BaseException) -> tuple[Exit, str]:
             f"{error}; keep the directory for a look, and restore this node from the others",
         )
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return Exit.ADDRESS_IN_USE, f"{error}; end the other process, or choose another --listen"
+        return Exit.ADDRESS_IN_USE, f"{error}; end the other process, or choose another address"
     return Exit.FAILED, f"{type(error).__name__}: {error}"

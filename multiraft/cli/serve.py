@@ -189,6 +189,7 @@ def serve(
         raise
     except Exception as error:
         code, line = exit_of(error)
+        handler.close()  # so that this line is the last
         click.echo(f"multiraft serve: {line}", err=True)
         sys.exit(code)
     finally:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import lmdb
 
-from multiraft.errors import FormatUnsupported, LogCorrupt, StorageError, SyncFailed
+from multiraft.disk import claim_room
+from multiraft.errors import FormatUnsupported, LogCorrupt, NoSpace, StorageError, SyncFailed
 from multiraft.ids import StoreId
 from multiraft.log.directory import LogDirectory, sync_directory
 from multiraft.log.schema import (
@@ -141,6 +142,8 @@ class LogEnvironment:
     def _open(self, directory: LogDirectory, readonly: bool) -> lmdb.Environment:
         settings = self._settings
         size = self._path.stat().st_size if self._path.exists() else 0
+        if not readonly:
+            claim_room(directory.path, readers_max=settings.readers_max, fresh=not size)
         return lmdb.open(
             str(directory.path),
             map_size=max(settings.map_bytes, size + MIB),
@@ -174,6 +177,8 @@ class LogEnvironment:
                 break
             except lmdb.MapFullError:
                 self.grow()
+            except lmdb.DiskError as error:  # nothing was acknowledged yet, so nothing is lost
+                raise NoSpace(f"the disk of {self._path} has no room to begin: {error}") from error
             except lmdb.Error as error:
                 raise SyncFailed(f"the boot record could not be written: {error}") from error
         sync_directory(self._path.parent)

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 import lmdb
 
 from multiraft._core import crc32c
+from multiraft.disk import claim_room
 from multiraft.errors import FormatUnsupported, StorageError, SyncFailed, WrongStore
 from multiraft.machine.pages import require_absent
 
@@ -100,6 +101,7 @@ class Tree:
     def _open(self, map_bytes: int, relaxed: bool) -> lmdb.Environment:
         if self.file.exists():
             map_bytes = max(map_bytes, self.file.stat().st_size)
+        claim_room(self.path, readers_max=READERS_MAX, fresh=not self.file.exists())
         try:
             return lmdb.open(
                 str(self.path),

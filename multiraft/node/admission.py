@@ -88,7 +88,7 @@ class Admission:
     def turned(self) -> None:
         """A turn has applied what it could."""
         alarms = self.machine.alarms()
-        if len(alarms) > len(self.stopped):
+        if alarms and not alarms.keys() <= self.stopped.keys():
             for group in sorted(set(alarms) - set(self.stopped)):
                 self.quarantine(group, alarms[group])
         shut = self.scarce or bool(self.stopped) or self.machine.table.pressed

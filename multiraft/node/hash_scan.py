@@ -92,8 +92,15 @@ class Window:
         return run[: bisect_left(run, (self.high,))]
 
     def merged(self) -> Iterator[Pair]:
-        """All of it, in order."""
-        return heapq.merge(*self.runs, reverse=self.reverse)
+        """All of it, in order. What has been given out is let go at once: a window as a whole takes milliseconds to free."""
+        runs, self.runs = self.runs, []
+        return heapq.merge(*map(_drained, runs), reverse=self.reverse)
+
+
+def _drained(run: list[Pair]) -> Iterator[Pair]:
+    run.reverse()
+    while run:
+        yield run.pop()
 
 
 def _bytes_of(run: list[Pair]) -> int:

@@ -67,6 +67,8 @@ class NodeStatus:
     apply_ns: int
     apply_turn_ns: Distribution
     """Applying, turn by turn."""
+    apply_lag_ns: Distribution
+    """From the first committed entry that waited until none did any more."""
     flushes: int
     commit_index_sum: int
     applied_index_sum: int
@@ -151,6 +153,7 @@ def _work(node: Node) -> dict[str, Any]:
         "applied_entries": counters.applied_entries,
         "apply_ns": counters.apply_ns,
         "apply_turn_ns": counters.apply_turn_ns.seen(),
+        "apply_lag_ns": counters.apply_lag_ns.seen(),
         "flushes": node.keeper.flushes,
     }
 

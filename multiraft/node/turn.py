@@ -73,6 +73,7 @@ class Counters:
     elections: int = 0
     turn_ns: Histogram = field(default_factory=Histogram)
     apply_turn_ns: Histogram = field(default_factory=Histogram)
+    apply_lag_ns: Histogram = field(default_factory=Histogram)
     batch_sizes: Histogram = field(default_factory=Histogram)
 
 
@@ -105,6 +106,9 @@ class Turn:
         self._blocked = False
         self._now_ns = clock.now_ns()
         self._backlog: deque[CommittedRuns] = deque()
+        self._behind_since_ns = (
+            0  # since when committed entries have waited to be applied; 0: none does
+        )
         self._held = CommittedRuns()
         self._meta_applied = -1
         self.counters = Counters()
@@ -193,6 +197,7 @@ class Turn:
         self._tell(ready)
         if ready.committed is not None:
             self._backlog.append(ready.committed)
+            self._behind_since_ns = self._behind_since_ns or now_ns
         behind = self._apply() if self._backlog and not self._blocked else False
         if ready.read_states:
             self.reads.answered(ready.read_states)
@@ -259,9 +264,12 @@ class Turn:
             if self._clock.now_ns() >= until_ns:
                 break
         self._watch_meta()
-        taken_ns = self._clock.now_ns() - began_ns
-        self.counters.apply_ns += taken_ns
-        self.counters.apply_turn_ns.record(taken_ns)
+        ended_ns = self._clock.now_ns()
+        self.counters.apply_ns += ended_ns - began_ns
+        self.counters.apply_turn_ns.record(ended_ns - began_ns)
+        if not self._backlog and not len(self._held):
+            self.counters.apply_lag_ns.record(ended_ns - self._behind_since_ns)
+            self._behind_since_ns = 0
         return bool(self._backlog) and not self._blocked
 
     def _apply_change(self, runs: CommittedRuns) -> bool:

@@ -66,6 +66,23 @@ def free_addresses(count: int) -> list[str]:
             one.close()
 
 
+def part_from(transport: asyncio.Transport, linger_s: float) -> asyncio.TimerHandle:
+    """Close a connection once everything is written, or after ``linger_s`` in any case; the handle of that.
+
+    A plain socket is closed in one direction first: closing it with unread bytes would send a reset, which may overtake the last
+    words. What still comes is read and forgotten until the other side closes, too.
+    """
+    lingering = asyncio.get_running_loop().call_later(linger_s, transport.abort)
+    try:
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+    except OSError:  # the other side was faster: there is nobody to close it for
+        transport.abort()
+    return lingering
+
+
 def tune(sock: socket.socket, options: TransportOptions) -> None:
     """No delay for small frames, and an end for connections whose other side is gone without a word."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

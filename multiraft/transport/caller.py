@@ -10,6 +10,7 @@ Never done here: choosing a node, or trying again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -141,13 +142,15 @@ class CallerConnection(Conversation):
         try:
             async with asyncio.timeout_at(deadline):
                 await waiting
-        except TimeoutError as error:
-            raise DeadlineExceeded("the time was up before the call could be sent") from error
-        finally:
-            if waiting in self._queue:
-                self._queue.remove(waiting)
-            elif waiting.cancelled():
-                self._next()
+        except BaseException as error:
+            if waiting.cancelled():
+                with contextlib.suppress(ValueError):  # ``_next`` has passed over it already
+                    self._queue.remove(waiting)
+            else:
+                self._next()  # its turn had come, and is for somebody else
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("the time was up before the call could be sent") from error
+            raise
 
     def _next(self) -> None:
         """Let whoever waits for room look again."""

@@ -28,7 +28,7 @@ from multiraft.errors import (
 )
 from multiraft.ids import NodeId
 from multiraft.interfaces import Hello, TransportEvents
-from multiraft.transport.address import tune
+from multiraft.transport.address import part_from, tune
 from multiraft.transport.hello import (
     Farewell,
     Greeting,
@@ -357,14 +357,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.write(encode_goodbye(farewell, reason))
         self._finish(error)
-        loop = asyncio.get_running_loop()
-        self._lingering = loop.call_later(self._host.options.linger_s, transport.abort)
-        # A plain socket is closed in one direction only: closing it with unread bytes would send a reset, which may
-        # overtake the goodbye. What still comes is read and forgotten until the other side closes, too.
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
-            transport.close()
+        self._lingering = part_from(transport, self._host.options.linger_s)
 
     def _finish(self, error: Exception | None) -> None:
         if self.stage is Stage.ENDED:

@@ -14,7 +14,7 @@ import asyncio
 from typing import Any, cast
 
 from multiraft.errors import MultiRaftError, PeerProtocolError
-from multiraft.transport.address import tune
+from multiraft.transport.address import part_from, tune
 from multiraft.transport.calls import CALL_BYTES_MAX, FrameReader, encode_goodbye
 from multiraft.transport.hello import Farewell, farewell_for
 from multiraft.transport.options import TransportOptions
@@ -72,6 +72,11 @@ class Conversation(asyncio.Protocol):
         if not self.over:
             self._reader.feed(data)
             self._read()
+
+    def abandoned(self) -> None:
+        """See ``connection.Connection.abandoned``."""
+        self.end(None)
+        self.connection_lost(None)
 
     def eof_received(self) -> bool:
         return False
@@ -154,25 +159,15 @@ class Conversation(asyncio.Protocol):
             return
         if not self._said_goodbye:
             self.say_goodbye(farewell, reason)
-        self._part(transport)
+        if self._held_back:
+            transport.resume_reading()
+        self._lingering = part_from(transport, self.options.linger_s)
         self.finish(error)
 
     def say_goodbye(self, farewell: Farewell, reason: str) -> None:
         """Tell the other side why, and which of its calls was the last to be taken."""
         self._said_goodbye = True
         self.write(encode_goodbye(self.taken, farewell, reason))
-
-    def _part(self, transport: asyncio.Transport) -> None:
-        """Close once everything is written. A plain socket is closed in one direction first: closing it with unread bytes
-        would send a reset, which may overtake the last words."""
-        loop = asyncio.get_running_loop()
-        self._lingering = loop.call_later(self.options.linger_s, transport.abort)
-        if self._held_back:
-            transport.resume_reading()
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
-            transport.close()
 
     def end(self, error: Exception | None) -> None:
         """Be done with it at once: what waits to be written is lost. Idempotent."""

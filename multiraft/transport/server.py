@@ -4,7 +4,7 @@ It accepts by itself rather than through ``create_server``, so that the stranger
 handshakes included. Past ``strangers_max`` of them the oldest one goes: sixty-four silent connections cannot keep a node
 out for longer than its own hello takes. Listening where other machines can reach us needs TLS, or ``insecure``.
 
-Never done here: deciding who is welcome. An address in use is the plain OSError of ``bind``.
+Never done here: deciding who is welcome. An address in use is the OSError of ``bind``, with the address.
 """
 
 from __future__ import annotations
@@ -136,7 +136,11 @@ class Listener:
         connection = self._connection()
         try:
             async with asyncio.timeout(self._options.hello_timeout_s):
-                await loop.connect_accepted_socket(lambda: connection, sock, ssl=self._secure)
+                try:
+                    await loop.connect_accepted_socket(lambda: connection, sock, ssl=self._secure)
+                except asyncio.CancelledError:
+                    connection.abandoned()
+                    raise
                 await connection.settled.wait()
                 if not connection.stood:  # it was told why; what lingers still counts as a stranger
                     await connection.closed.wait()
@@ -179,7 +183,7 @@ def _bind(family: socket.AddressFamily, address: tuple[str, int]) -> socket.sock
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(_BACKLOG)
-    except BaseException:
+    except OSError as error:
         sock.close()
-        raise
+        raise OSError(error.errno, f"{error.strerror} ({format_address(*address)})") from error
     return sock

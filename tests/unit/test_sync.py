@@ -31,7 +31,9 @@ from multiraft.errors import (
     SyncFailed,
     WrongThread,
 )
+from multiraft.interfaces import TransportEvents
 from multiraft.log.store import LmdbLogStore
+from multiraft.node.turn import TurnEvents
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +74,10 @@ def test_the_calls_of_the_node_are_there_with_the_same_signature() -> None:
         assert_alike(getattr(multiraft.Node, name), getattr(sync.Node, name))
     assert_alike(multiraft.Node.aclose, sync.Node.close)
     assert public(sync.Node) == NODE_SHARED | {"close"}
+    told = public(TransportEvents) | public(TurnEvents)  # what the node is for its own parts
+    assert public(multiraft.Node) - told == NODE_SHARED | {"aclose"}, (
+        "a call of the node that threads cannot make"
+    )
     wanted = dict(inspect.signature(multiraft.open).parameters)
     given = dict(inspect.signature(sync.open).parameters)
     assert given.pop("loop").default == "auto"

@@ -31,7 +31,8 @@ RINGS: dict[str, int] = {
     # ring 1: sans-I/O
     "raft": 20,
     "placement": 20,
-    # threads, out of reach of rings 0 and 1
+    # threads and files, out of reach of rings 0 and 1
+    "disk": 25,
     "worker": 25,
     # ring 2: one resource each
     "log": 30,

@@ -390,6 +390,8 @@ def test_a_node_shows_what_it_does(arun: Run, tmp_path: Path) -> None:
             assert status.batch_sizes.total == status.batch_bytes
             assert status.turn_ns.count == status.turns and status.turn_ns_max == status.turn_ns.max
             assert status.apply_turn_ns.count and status.apply_turn_ns.total == status.apply_ns
+            assert 0 < status.apply_lag_ns.count <= status.apply_turn_ns.count
+            assert status.apply_lag_ns.max < 60 * 10**9
             assert status.log_queue_bytes == status.link_queue_bytes == 0
             assert 0 < status.log_used_bytes < status.log_map_bytes
             assert 0 < status.state_used_bytes < status.state_map_bytes
