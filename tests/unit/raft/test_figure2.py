@@ -5,6 +5,8 @@ Each docstring names the box and the row. Where we do otherwise on purpose, docs
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from multiraft._core import MessageKind as K
@@ -186,6 +188,9 @@ def test_answers_move_next_and_match() -> None:
     make_leader(replica)
     answers(replica)
     refusal = Message(K.MSG_APPEND_ACK, 2, 1, term=2, index=3, hint=1, log_term=1, reject=True)
+    before = replica.status().peers[2]
+    replica.step(replace(refusal, index=2))  # it answers an earlier probe than the one under way
+    assert replica.status().peers[2] == replace(before, recently_active=True)
     replica.step(refusal)
     assert replica.status().peers[2].next_index == 2
     (again,) = [m for m in answers(replica) if m.to_replica == 2]
@@ -193,8 +198,11 @@ def test_answers_move_next_and_match() -> None:
     replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=2, index=3))
     peer = replica.status().peers[2]
     assert (peer.match_index, peer.next_index) == (3, 4)
-    replica.step(refusal)  # it was overtaken
-    assert replica.status().peers[2].match_index == 3
+    answers(replica)  # the rest is sent ahead
+    before = replica.status().peers[2]
+    assert (before.state, before.next_index) == ("replicate", 5)
+    replica.step(refusal)  # it was overtaken by an acknowledgement
+    assert replica.status().peers[2] == before
 
 
 def test_a_leader_never_touches_its_own_log() -> None:
