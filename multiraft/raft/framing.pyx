@@ -4,7 +4,7 @@ A frame ends between two messages. One message stands alone in a frame where it 
 larger than a frame may be, for an entry, a run and a message each have their limit (docs/formats.md).
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -15,10 +15,14 @@ from multiraft._core cimport (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     FRAME_MESSAGES,
+    MESSAGE_HEADER_BYTES,
+    MSG_NODE_STATUS,
     Buffer,
     FrameHeader,
     MessageHeader,
+    buffer_room,
 )
+from multiraft.raft.progress cimport Outbox
 
 from multiraft.errors import InvariantViolation
 
@@ -90,3 +94,18 @@ cdef list frames_of(const Buffer* first, const Buffer* second):
         memcpy(to + first.size, second.data, more)
     frames.append(frame)
     return frames
+
+
+cdef int tell_status(Outbox* box, Buffer* buffer, uint32_t boot_count, uint64_t sequence) except -1:
+    cdef MessageHeader* head
+    if boot_count == 0 or box.told_sequence >= sequence:
+        return 0
+    box.told_sequence = sequence
+    head = <MessageHeader*>buffer_room(buffer, MESSAGE_HEADER_BYTES)
+    memset(head, 0, MESSAGE_HEADER_BYTES)
+    head.kind = MSG_NODE_STATUS
+    head.length = MESSAGE_HEADER_BYTES
+    head.index = sequence
+    head.context = boot_count
+    buffer.size += MESSAGE_HEADER_BYTES
+    return 0

@@ -40,7 +40,6 @@ cdef class MultiRaft:
     cdef int _set_now(self, now_ns) except -1
     cdef int _queue_handouts(self) except -1
     cdef int _take_frames(self, list frames) except -1
-    cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1
     # The node of another replica that the one here follows; 0 where there is none, or this one leads.
     cdef uint32_t led_elsewhere(self, uint64_t group) noexcept
     # Does a replica here feed the built-in store, and not a machine of a user?

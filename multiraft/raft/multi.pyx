@@ -19,7 +19,6 @@ from multiraft._core cimport (
     FRAME_HEADER_BYTES,
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
-    MSG_NODE_STATUS,
     RUN_ENTRIES,
     RUN_PINNED,
     RUN_REPLICA_CREATED,
@@ -33,7 +32,7 @@ from multiraft._core cimport (
     chunk_bytes_total,
 )
 from multiraft.raft.door cimport Replica as Door, engine_configure
-from multiraft.raft.framing cimport frames_of
+from multiraft.raft.framing cimport frames_of, tell_status
 from multiraft.raft.looking cimport best_successor, caught_up, slowest_match
 from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
@@ -632,30 +631,15 @@ cdef class MultiRaft:
             box = nodes.items[at]
             self.messages_sent += box.now_count + box.after_count
             if box.after_count and not synced:
-                self._tell_status(box, &box.after, self.sequence)
+                tell_status(box, &box.after, self.boot_count, self.sequence)
                 self.held.extend([(self.sequence, box.node, frame) for frame in frames_of(&box.after, NULL)])
                 box.after.size = 0
                 box.after_count = 0
             if box.now_count or box.after_count:
-                self._tell_status(box, &box.now, self.persisted_sequence)
+                tell_status(box, &box.now, self.boot_count, self.persisted_sequence)
                 frames.extend([(box.node, frame) for frame in frames_of(&box.now, &box.after)])
                 box.now.size = box.after.size = 0
                 box.now_count = box.after_count = 0
-        return 0
-
-    cdef int _tell_status(self, Outbox* box, Buffer* buffer, uint64_t sequence) except -1:
-        """With every frame goes what this node has synced when it leaves: a peer refuses a store that comes back below it."""
-        cdef MessageHeader* head
-        if self.boot_count == 0 or box.told_sequence >= sequence:
-            return 0
-        box.told_sequence = sequence
-        head = <MessageHeader*>buffer_room(buffer, MESSAGE_HEADER_BYTES)
-        memset(head, 0, MESSAGE_HEADER_BYTES)
-        head.kind = MSG_NODE_STATUS
-        head.length = MESSAGE_HEADER_BYTES
-        head.index = sequence
-        head.context = self.boot_count
-        buffer.size += MESSAGE_HEADER_BYTES
         return 0
 
     def trim_memory(self, bytes_max):

@@ -5,6 +5,8 @@ Each docstring names the box and the row. Where we do otherwise on purpose, docs
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from multiraft._core import MessageKind as K
@@ -104,6 +106,30 @@ def test_the_same_candidate_gets_the_same_vote_again() -> None:
         assert [m.reject for m in answers(replica)] == [False]
 
 
+@pytest.mark.parametrize("role", [Role.CANDIDATE, Role.LEADER])
+def test_a_vote_is_not_forgotten_when_the_role_changes(role: Role) -> None:
+    """State, votedFor: it is for a term, not for a role. Who stood, and follows another in the same term, votes no more."""
+    replica = replica_with(1)
+    if role == Role.CANDIDATE:
+        replica.campaign()
+        replica.step(Message(K.MSG_HEARTBEAT, 2, 1, term=2))
+    else:
+        replica = Replica(Options(), replica=1, membership=voters(1, 2, 3))
+        replica.campaign()
+        for kind, term in ((K.MSG_PRE_VOTE_ACK, 1), (K.MSG_VOTE_ACK, 1)):
+            answers(replica)
+            replica.step(Message(kind, 2, 1, term=term))
+        assert replica.status().role == Role.LEADER
+        for _ in range(2 * PLAIN.election_ticks):  # nobody answers: it gives up
+            replica.tick()
+    answers(replica)
+    before = replica.status()
+    assert (before.role, before.vote) == (Role.FOLLOWER, 1)
+    replica.step(Message(K.MSG_VOTE, 3, 1, term=before.term, index=9, log_term=before.term))
+    assert [m for m in answers(replica) if m.to_replica == 3 and not m.reject] == []
+    assert replica.status().vote == 1
+
+
 # -- rules for followers -------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +139,7 @@ def test_the_same_candidate_gets_the_same_vote_again() -> None:
         (Message(K.MSG_HEARTBEAT, 2, 1, term=1), True),
         (Message(K.MSG_APPEND, 2, 1, term=1, index=1, log_term=1), True),
         (Message(K.MSG_APPEND, 2, 1, term=1, index=7, log_term=1), True),
+        (Message(K.MSG_VOTE, 2, 1, term=1, index=1, log_term=1), True),
         (Message(K.MSG_VOTE, 2, 1, term=2, index=1, log_term=1), True),
         (Message(K.MSG_HEARTBEAT, 3, 1, term=0), False),
         (Message(K.MSG_PRE_VOTE, 3, 1, term=2, index=1, log_term=1), False),
@@ -161,6 +188,9 @@ def test_answers_move_next_and_match() -> None:
     make_leader(replica)
     answers(replica)
     refusal = Message(K.MSG_APPEND_ACK, 2, 1, term=2, index=3, hint=1, log_term=1, reject=True)
+    before = replica.status().peers[2]
+    replica.step(replace(refusal, index=2))  # it answers an earlier probe than the one under way
+    assert replica.status().peers[2] == replace(before, recently_active=True)
     replica.step(refusal)
     assert replica.status().peers[2].next_index == 2
     (again,) = [m for m in answers(replica) if m.to_replica == 2]
@@ -168,8 +198,11 @@ def test_answers_move_next_and_match() -> None:
     replica.step(Message(K.MSG_APPEND_ACK, 2, 1, term=2, index=3))
     peer = replica.status().peers[2]
     assert (peer.match_index, peer.next_index) == (3, 4)
-    replica.step(refusal)  # it was overtaken
-    assert replica.status().peers[2].match_index == 3
+    answers(replica)  # the rest is sent ahead
+    before = replica.status().peers[2]
+    assert (before.state, before.next_index) == ("replicate", 5)
+    replica.step(refusal)  # it was overtaken by an acknowledgement
+    assert replica.status().peers[2] == before
 
 
 def test_a_leader_never_touches_its_own_log() -> None:

@@ -304,8 +304,8 @@ def test_a_follower_behind_the_log_is_offered_a_snapshot_and_goes_on_from_there(
     assert cluster[1].status().peers[3].state == "replicate"
 
 
-def test_p61_a_snapshot_that_is_older_than_the_log_is_not_offered() -> None:
-    """The log was cut beyond it while it was made: the follower would need another one at once."""
+def one_behind_the_log() -> Cluster:
+    """Replica 3 has entry 1, the leader's log begins behind entry 2: a snapshot for 3 was asked for."""
     cluster = Cluster()
     cluster.elect(1)
     cluster.isolate(3)
@@ -315,6 +315,12 @@ def test_p61_a_snapshot_that_is_older_than_the_log_is_not_offered() -> None:
     cluster.heal()
     cluster.tick()
     cluster.settle()
+    return cluster
+
+
+def test_p61_a_snapshot_that_is_older_than_the_log_is_not_offered() -> None:
+    """The log was cut beyond it while it was made: the follower would need another one at once."""
+    cluster = one_behind_the_log()
     old = Snapshot(2, 1, voters(1, 2, 3))
     cluster[1].propose(b"b")
     cluster.settle()
@@ -443,15 +449,7 @@ def test_p58_a_failed_snapshot_does_not_leave_the_follower_waiting() -> None:
 
 
 def test_p58_a_snapshot_that_could_not_be_made_is_asked_for_again() -> None:
-    cluster = Cluster()
-    cluster.elect(1)
-    cluster.isolate(3)
-    cluster[1].propose(b"a")
-    cluster.settle()
-    cluster[1].compact(2)
-    cluster.heal()
-    cluster.tick()
-    cluster.settle()
+    cluster = one_behind_the_log()
     assert cluster[1].ready().snapshots_wanted == (), "it was asked for once, and is awaited"
     cluster[1].report_snapshot(3, False)
     assert cluster[1].ready().snapshots_wanted == (3,)
