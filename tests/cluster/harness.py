@@ -173,6 +173,7 @@ class Member:
                 json.dumps({"id": number, "call": call} | arguments).encode() + b"\n"
             )
         except RuntimeError as error:  # uvloop's way to say that the pipe is closed: it has died, and nobody read of it yet
+            self.up.clear()
             raise CallFailed({"error": "Away", "kind": "not", "message": str(error)}) from error
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
