@@ -19,20 +19,31 @@ and what it had acknowledged is on the disk. Nothing here knows more of the stor
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from multiraft.config import Config
 from multiraft.errors import Closed, InvariantViolation
+from multiraft.interfaces import StateMachine
+from multiraft.node import groups as asynchronous_groups
 from multiraft.node import node as asynchronous
 from multiraft.node import store as asynchronous_store
 from multiraft.node.operations import Condition, Entry, Operation
 from multiraft.node.status import NodeStatus
 from multiraft.worker import LoopThread, loop_factory
 
+T = TypeVar("T")
 Pair = tuple[bytes, bytes]
 
 CHUNK_KEYS = 512
@@ -165,18 +176,76 @@ async def _chunk(pairs: AsyncGenerator[Pair]) -> tuple[list[Pair], bool]:
     return chunk, False
 
 
+class Group:
+    """A replicated machine, for threads; see ``multiraft.Group``. ``Node.create_group`` and ``Node.group`` give it."""
+
+    def __init__(self, group: asynchronous_groups.Group, thread: LoopThread) -> None:
+        self._group = group
+        self._wait = thread.wait
+
+    def __repr__(self) -> str:
+        return f"<sync.{repr(self._group)[1:]}"
+
+    @property
+    def name(self) -> str:
+        return self._group.name
+
+    @property
+    def kind(self) -> str:
+        return self._group.kind
+
+    @property
+    def id(self) -> int:
+        """The id of its Raft group, which is never used for another."""
+        return self._group.id
+
+    @property
+    def leads(self) -> bool:
+        """Does this node lead the group just now?"""
+        return self._wait(lambda: _call(lambda: self._group.leads))
+
+    @property
+    def leader(self) -> int | None:
+        """The node that leads, as far as this node knows."""
+        return self._wait(lambda: _call(lambda: self._group.leader))
+
+    def propose(self, command: bytes, *, timeout: float | None = None, nowait: bool = False) -> Any:
+        """Have a command applied by every replica; what ``apply`` returned where it leads, as a plain value."""
+        return self._wait(lambda: self._group.propose(command, timeout=timeout, nowait=nowait))
+
+    def propose_many(
+        self, commands: Sequence[bytes], *, timeout: float | None = None, nowait: bool = False
+    ) -> list[Any]:
+        """Have commands applied in this order, one entry each; their results in order. May raise BatchError."""
+        all_of_them = list(commands)
+        return self._wait(
+            lambda: self._group.propose_many(all_of_them, timeout=timeout, nowait=nowait)
+        )
+
+    def read(self, query: Any = None, *, timeout: float | None = None, stale: bool = False) -> Any:
+        """What this node's machine answers to a query: not older than the call, or with ``stale`` whatever it has applied."""
+        return self._wait(lambda: self._group.read(query, timeout=timeout, stale=stale))
+
+
 class Node:
     """One node of a cluster, or a cluster of its own, in a thread; see ``multiraft.Node``.
 
-    ``with Node(config) as node:`` starts and closes it. ``loop`` is ``uvloop``, ``asyncio``, or ``auto``: uvloop where it is
+    ``with Node(config) as node:`` starts and closes it. ``machines`` are the kinds of users' own state machines; they run on
+    threads of their own, and must not call this face. ``loop`` is ``uvloop``, ``asyncio``, or ``auto``: uvloop where it is
     installed.
     """
 
     store: Store
 
-    def __init__(self, config: Config, *, loop: str = "auto") -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        machines: Mapping[str, Callable[..., StateMachine]] | None = None,
+        loop: str = "auto",
+    ) -> None:
         self.config = config
-        self._node = asynchronous.Node(config)
+        self._node = asynchronous.Node(config, machines=machines)
         self._make_loop = loop_factory(loop)
         self._thread: LoopThread | None = None
 
@@ -212,6 +281,30 @@ class Node:
         """Wait until the node has ended. Raises what ended it, if it was not ``close``."""
         self._running().wait(self._node.closed)
 
+    def register(self, kind: str, machine: Callable[..., StateMachine]) -> None:
+        """Name a kind of machine after the node was made. Groups of it that waited here begin to apply."""
+        if self._thread is None:
+            self._node.register(kind, machine)
+        else:
+            self._thread.wait(lambda: _call(lambda: self._node.register(kind, machine)))
+
+    def create_group(
+        self,
+        name: str,
+        machine: str | Callable[..., StateMachine],
+        *,
+        timeout: float | None = None,
+    ) -> Group:
+        """The group of that name, made with a replica on every node if there is none yet; called by any number of nodes."""
+        thread = self._running()
+        made = thread.wait(lambda: self._node.create_group(name, machine, timeout=timeout))
+        return Group(made, thread)
+
+    def group(self, name: str) -> Group:
+        """The handle of a group that this node knows already. Raises GroupUnknown."""
+        thread = self._running()
+        return Group(thread.wait(lambda: _call(lambda: self._node.group(name))), thread)
+
     def status(self) -> NodeStatus:
         """Counters, groups and queues at this moment."""
         return self._running().wait(lambda: _call(self._node.status))
@@ -230,7 +323,7 @@ class Node:
         return self._thread
 
 
-async def _call(function: Callable[[], NodeStatus]) -> NodeStatus:
+async def _call(function: Callable[[], T]) -> T:
     return function()
 
 

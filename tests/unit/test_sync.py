@@ -20,9 +20,11 @@ import multiraft
 from multiraft import BatchError, Config, Entry, Put, sync
 from multiraft.errors import (
     Closed,
+    CommandError,
     ConfigError,
     DeadlineExceeded,
     DirectoryInUse,
+    GroupUnknown,
     InvalidCommand,
     InvariantViolation,
     OutcomeUnknown,
@@ -34,12 +36,13 @@ from multiraft.errors import (
 from multiraft.interfaces import TransportEvents
 from multiraft.log.store import LmdbLogStore
 from multiraft.node.turn import TurnEvents
+from tests.unit.node.machines import Counter
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # What the asynchronous face has besides: its node closes the store, and `async with` has other words.
 STORE_ALONE = {"close"}
-NODE_SHARED = {"start", "ready", "closed", "status"}
+NODE_SHARED = {"start", "ready", "closed", "status", "register", "create_group", "group"}
 
 
 # -- one face -----------------------------------------------------------------------------------------------------------
@@ -78,10 +81,43 @@ def test_the_calls_of_the_node_are_there_with_the_same_signature() -> None:
     assert public(multiraft.Node) - told == NODE_SHARED | {"aclose"}, (
         "a call of the node that threads cannot make"
     )
+    made, given = (dict(inspect.signature(kind).parameters) for kind in (multiraft.Node, sync.Node))
+    assert given.pop("loop").default == "auto"
+    assert given == made
     wanted = dict(inspect.signature(multiraft.open).parameters)
     given = dict(inspect.signature(sync.open).parameters)
     assert given.pop("loop").default == "auto"
     assert given == wanted
+
+
+def test_every_call_of_a_group_is_there_with_the_same_signature() -> None:
+    assert public(sync.Group) == public(multiraft.Group)
+    for name in public(sync.Group):
+        assert_alike(getattr(multiraft.Group, name), getattr(sync.Group, name))
+    seen = {name for name, value in vars(multiraft.Group).items() if isinstance(value, property)}
+    assert seen == {n for n, value in vars(sync.Group).items() if isinstance(value, property)}
+
+
+def test_a_machine_of_the_users_own_is_called_from_threads(tmp_path: Path) -> None:
+    with sync.Node(Config(data_dir=str(tmp_path)), machines={"counter": Counter}) as node:
+        group = node.create_group("hits", Counter)
+        assert (group.name, group.kind) == ("hits", "counter")
+        until(lambda: group.leads and group.leader == 1)
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda _: group.propose(b"1"), range(40)))
+        assert sorted(results) == list(range(1, 41)), "each of another's"
+        assert group.propose_many(iter([b"1", b"2"])) == [41, 43]  # type: ignore[arg-type]
+        assert node.group("hits").read() == 43 and node.group("hits").id == group.id
+        with pytest.raises(CommandError, match="as asked"):
+            group.propose(b"refuse")
+        with pytest.raises(KeyError, match="no such thing"):
+            group.read("fail")
+        with pytest.raises(GroupUnknown):
+            node.group("misses")
+        node.register("other", type("Other", (Counter,), {}))
+        assert node.create_group("misses", "other").propose(b"7") == 7
+    with pytest.raises(Closed):
+        group.propose(b"1")
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
