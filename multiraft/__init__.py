@@ -11,6 +11,8 @@ Ways in::
 
     with multiraft.sync.open("data") as db: ...                  # the same without a loop, for any number of threads
 
+    group = await node.create_group("hits", Counter)             # your own state machine: docs/machines.md
+
     $ multiraft serve ...                                        # one node as a process of its own
     async with multiraft.Client(["host:port"]) as client:       # its store, from another program
         await client.put(b"user:1", b"ada")
@@ -36,7 +38,10 @@ from multiraft.errors import Closed as Closed
 from multiraft.errors import CommandError as CommandError
 from multiraft.errors import ConfigError as ConfigError
 from multiraft.errors import DeadlineExceeded as DeadlineExceeded
+from multiraft.errors import GroupExists as GroupExists
+from multiraft.errors import GroupUnknown as GroupUnknown
 from multiraft.errors import InvalidCommand as InvalidCommand
+from multiraft.errors import InvalidResult as InvalidResult
 from multiraft.errors import MultiRaftError as MultiRaftError
 from multiraft.errors import NoSpace as NoSpace
 from multiraft.errors import OutcomeUnknown as OutcomeUnknown
@@ -47,7 +52,11 @@ from multiraft.errors import Rejected as Rejected
 from multiraft.errors import Retryable as Retryable
 from multiraft.errors import StorageError as StorageError
 from multiraft.errors import TooLarge as TooLarge
+from multiraft.interfaces import DiskStateMachine as DiskStateMachine
+from multiraft.interfaces import LeadershipEvents as LeadershipEvents
+from multiraft.interfaces import StateMachine as StateMachine
 from multiraft.node.embedded import open as open
+from multiraft.node.groups import Group as Group
 from multiraft.node.node import Node as Node
 from multiraft.node.operations import Absent as Absent
 from multiraft.node.operations import Delete as Delete

@@ -84,6 +84,8 @@ class Config:
     memtable_bytes_max: int = 16 * 1024 * 1024
     memtables_bytes_max: int = 512 * 1024 * 1024
     memtable_age_s: float = 60.0
+    machine_log_bytes_max: int = 4 * 1024 * 1024
+    """After so much log - or as much as its state has, if that is more - a user's machine is saved, and the log forgotten."""
     reserve_bytes: int = 256 * 1024 * 1024
     """Free space below which proposals are refused, so that votes, deletes and compaction always have room."""
     cold_reads: str = "auto"
@@ -199,6 +201,7 @@ class Config:
             "log_budget_bytes",
             "memtable_bytes_max",
             "memtables_bytes_max",
+            "machine_log_bytes_max",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

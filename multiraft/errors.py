@@ -9,6 +9,7 @@ The tree answers the two questions that a caller has: *may I try again?* and *co
     │   ├── ShardMoved           the keys are served elsewhere (``epoch`` of the newer map)
     │   ├── Overloaded           a queue is full; slow down
     │   ├── NoSpace              the disk is below its reserve; reads and deletes go on
+    │   ├── GroupUnknown         no group of that name is known here (yet)
     │   └── Quarantined          the shard's replica here applies nothing more, and no other takes over
     ├── OutcomeUnknown       it may or may not have been applied
     │   ├── DeadlineExceeded     ... because the time was up (also a TimeoutError)
@@ -16,7 +17,9 @@ The tree answers the two questions that a caller has: *may I try again?* and *co
     │   ├── LinkLost             ... because the link to the leader broke
     │   └── SessionExpired       ... because the session's answers are gone
     ├── Rejected             it did not happen and will not
-    │   ├── InvalidCommand  PreconditionFailed  TooLarge  CommandError  MembershipRefused  WrongThread
+    │   ├── InvalidCommand  PreconditionFailed  TooLarge  MembershipRefused  GroupExists  WrongThread
+    │   └── CommandError         a user's machine applied it, and this is its answer
+    │       └── InvalidResult        ... in place of a result that is no plain value
     ├── BatchError           a call on many keys, of which some failed: says which and how
     ├── Closed               this node or client is closed
     ├── StorageError         the disk; the node ends
@@ -80,6 +83,10 @@ class Quarantined(Retryable):
     it), and no other replica serves in its place. Other groups go on."""
 
 
+class GroupUnknown(Retryable):
+    """No group of that name is known on this node; it may be known elsewhere, or soon."""
+
+
 # -- it may have happened -----------------------------------------------------------------------------------------------
 
 
@@ -131,6 +138,14 @@ class TooLarge(Rejected):
 
 class CommandError(Rejected):
     """Raised by a user's state machine: the command was applied and this is its answer, the same on every replica."""
+
+
+class InvalidResult(CommandError):
+    """The command was applied, but what the state machine answered is no plain value, or too large, so nobody gets it."""
+
+
+class GroupExists(Rejected):
+    """There is a group of that name already, whose state machine is of another kind."""
 
 
 class MembershipRefused(Rejected):

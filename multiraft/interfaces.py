@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from multiraft.errors import MultiRaftError, StorageError
@@ -260,10 +261,32 @@ class Transport(Protocol):
 # -- state machines -----------------------------------------------------------------------------------------------------
 
 
+class SnapshotHost(Protocol):
+    """Whoever holds the state of groups, as snapshots see it: the built-in store, or the machines of users."""
+
+    def snapshot(
+        self, group: int, path: Path, done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        """Write the whole state to a file; then ``done(machine.snapshot.SnapshotInfo, error)``."""
+
+    def install(
+        self,
+        group: int,
+        path: Path,
+        record: SnapshotRecord,
+        done: Callable[[bool | None, BaseException | None], None],
+    ) -> None:
+        """Replace the state by a received file, durably; then ``done(installed, error)``.
+
+        False: it is not newer than what is applied here, and was ignored. An error: nothing has changed.
+        """
+
+
 class StateMachine(Protocol):
     """A user's own replicated machine. Deterministic: the same commands in the same order give the same state and results.
 
-    No clock, no randomness, no order of sets in ``apply``. Runs on a worker, in order, unless asked for the loop.
+    No clock, no randomness, no order of sets in ``apply``. Runs on a worker, in order, unless its class says ``on_loop = True``.
+    ``docs/machines.md`` is the contract.
     """
 
     def apply(self, command: bytes, index: int, term: int) -> Any:
@@ -280,6 +303,19 @@ class StateMachine(Protocol):
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace the whole state by a snapshot's."""
+
+
+class DiskStateMachine(StateMachine, Protocol):
+    """One that keeps its own disk: its class says ``on_disk = True`` and is called with a directory of its own."""
+
+    def applied_index(self) -> int:
+        """Index of the last command that its disk holds: commands up to it are not applied again after a start.
+
+        Right after ``sync``, that of the last command that it was given. While a ``restore`` is unfinished, what it was before.
+        """
+
+    def sync(self) -> None:
+        """Make everything applied so far durable. The log behind it is forgotten afterwards."""
 
 
 class LeadershipEvents(Protocol):

@@ -30,9 +30,19 @@ Done = Callable[[Any, BaseException | None], None]
 
 
 class Worker:
-    """One named OS thread behind a queue. Made on a running loop, or for the loop that is given."""
+    """One named OS thread behind a queue. Made on a running loop, or for the loop that is given.
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None):
+    ``patience_s``: closing waits no longer than this. For jobs that are somebody else's code and may never come back; then the
+    thread is left behind, which does not keep the process from ending.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loop: asyncio.AbstractEventLoop | None = None,
+        patience_s: float | None = None,
+    ):
+        self._patience_s = patience_s
         self._loop = loop if loop is not None else asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None] = queue.SimpleQueue()
         self._closed = False
@@ -48,12 +58,12 @@ class Worker:
         self._jobs.put((job, done))
 
     def close(self) -> None:
-        """Finish what was submitted, then end the thread. Idempotent; blocks the caller until then."""
+        """Finish what was submitted, then end the thread. Idempotent; blocks the caller until then, or out of patience."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(self._patience_s)
 
     def _run(self) -> None:
         while (item := self._jobs.get()) is not None:

@@ -63,3 +63,9 @@ def test_the_extras_that_the_pages_name_exist() -> None:
     for page in PAGES:
         for names in re.findall(r"multiraft\[([\w,]+)\]", page.read_text("utf-8")):
             assert set(names.split(",")) <= set(project["optional-dependencies"])
+
+
+def test_the_example_of_machines_is_the_file_that_is_run() -> None:
+    page = (ROOT / "docs" / "machines.md").read_text("utf-8")
+    code = (ROOT / "docs" / "examples" / "counter.py").read_text("utf-8")
+    assert f"```python\n{code}```" in page

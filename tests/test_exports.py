@@ -19,9 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPORTS = set(
     """
     Absent BatchError Client Closed CommandError Config ConfigError DeadlineExceeded Delete
-    DeleteRange Entry InvalidCommand MultiRaftError NoSpace Node OutcomeUnknown Overloaded
-    PreconditionFailed Present Put Quarantined Rejected Retryable RevisionIs StorageError Store
-    TlsConfig TooLarge ValueIs open
+    DeleteRange DiskStateMachine Entry Group GroupExists GroupUnknown InvalidCommand InvalidResult
+    LeadershipEvents MultiRaftError NoSpace Node OutcomeUnknown Overloaded PreconditionFailed Present
+    Put Quarantined Rejected Retryable RevisionIs StateMachine StorageError Store TlsConfig TooLarge
+    ValueIs open
     """.split()
 )
 

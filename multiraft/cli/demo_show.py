@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, TextIO
 
 PLAIN_STEPS = 5
+"""Lines for one piece of work at most."""
+PLAIN_EVERY_S = 1.5
+"""And the time between two of them at least."""
 
 
 class Bar(Protocol):
@@ -47,15 +50,16 @@ def make_show(*, to_stderr: bool) -> Show:
 class PlainShow:
     """Lines, a few for each piece of work."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, every_s: float = PLAIN_EVERY_S) -> None:
         self._stream = stream
+        self._every_s = every_s
 
     def say(self, text: str, mark: str = "") -> None:
         print(text, file=self._stream, flush=True)
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
-        bar = _PlainBar(what, total, self.say)
+        bar = _PlainBar(what, total, self.say, self._every_s)
         yield bar
         bar.end()
 
@@ -70,17 +74,18 @@ class PlainShow:
 
 
 class _PlainBar:
-    def __init__(self, what: str, total: int, say: Callable[[str], None]) -> None:
-        self._what, self._total, self._say = what, total, say
+    def __init__(self, what: str, total: int, say: Callable[[str], None], every_s: float) -> None:
+        self._what, self._total, self._say, self._every_s = what, total, say, every_s
         self._step = 0
         self._done = 0
-        self._began = time.monotonic()
+        self._began = self._said = time.monotonic()
 
     def at(self, done: int, note: str = "") -> None:
         self._done = done
         step = done * PLAIN_STEPS // self._total if self._total else 0
-        if self._step < step < PLAIN_STEPS:
-            self._step = step
+        now = time.monotonic()
+        if self._step < step < PLAIN_STEPS and now - self._said >= self._every_s:
+            self._step, self._said = step, now
             self._say(f"  {self._what}: {done:,} of {self._total:,}{'  ' + note if note else ''}")
 
     def end(self) -> None:

@@ -48,6 +48,8 @@ class Kind(IntEnum):
     """Records of the built-in store, ascending by key."""
     BYTES = 2
     """Whatever a user's state machine gave."""
+    APPLIED = 3
+    """Nothing: it says how far a user's machine that keeps its own disk had applied when it last synced."""
 
 
 class Outcome(Enum):
@@ -195,6 +197,12 @@ def check_snapshot(path: str | Path) -> SnapshotInfo:
         size,
         crc,
     )
+
+
+def head_of_snapshot(path: str | Path) -> SnapshotInfo:
+    """What a file's head says, which is checked; nothing else of the file is read. Raises PeerProtocolError."""
+    with open(path, "rb") as file:
+        return _read_head(file)[0]
 
 
 def read_chunks(path: str | Path) -> Iterator[bytes]:

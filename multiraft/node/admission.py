@@ -32,7 +32,7 @@ from multiraft.machine.kv import KeyValueStore
 from multiraft.node.peers import Peers
 from multiraft.node.reads import Reads
 from multiraft.node.waiters import Waiters
-from multiraft.raft import MultiRaft
+from multiraft.raft import MultiRaft, Role
 
 logger = logging.getLogger("multiraft.node")
 
@@ -50,6 +50,8 @@ class Stopped:
     error: MultiRaftError
     alone_ticks: int = 0
     """For how long nobody else has led it."""
+    attempts: int = 0
+    """How often its leadership was offered to another."""
 
 
 @dataclass(slots=True)
@@ -105,6 +107,8 @@ class Admission:
         for group, one in self.stopped.items():
             led = self.multi.leader_node(group) if group in self.multi else None
             one.alone_ticks = one.alone_ticks + 1 if led in (None, self.node) else 0
+            if led == self.node:
+                self._pass_on(group, one)
         if self._ticks % LOOK_EVERY_TICKS == 0:
             self.machine.look_at_space()
             if self.scarce:
@@ -183,11 +187,32 @@ class Admission:
         self.kick()
         return True
 
+    def _pass_on(self, group: int, one: Stopped) -> bool:
+        """Is the leadership of a replica that applies nothing on its way? To each of the others in turn, the most advanced first:
+        one whose replica has stopped, too, does not take it."""
+        status = self.multi.replica(group).status()
+        if status.role != Role.LEADER or status.transfer_to:
+            return status.role == Role.LEADER
+        others = [
+            peer
+            for peer in status.peers.values()
+            if peer.replica != status.replica and not peer.learner and self.peers.linked(peer.node)
+        ]
+        if not others:
+            return False
+        others.sort(key=lambda peer: (-peer.match_index, peer.replica))
+        self.multi.transfer_leader(group, others[one.attempts % len(others)].replica)
+        one.attempts += 1
+        self.kick()
+        return True
+
     # -- a replica that stops -------------------------------------------------------------------------------------------------
 
     def quarantine(self, group: int, error: MultiRaftError) -> None:
         """The replica here applies nothing more: say so, once and loudly, and let another one lead."""
         if group in self.stopped:
+            self.stopped[group].error = error  # it failed once more, perhaps for another reason
+            self.reads.stop(group, _quarantined(group, error))
             return
         self.stopped[group] = Stopped(error)
         self.waiters.gate = self.judge
@@ -200,12 +225,25 @@ class Admission:
         )
         if group in self.multi:
             self.multi.quarantine(group)
-            self._hand_over(group, self.peers.linked)
+            self._pass_on(group, self.stopped[group])
         unknown = LeadershipLost(f"group {group} is quarantined here; this may have happened")
         unknown.__cause__ = error
         self.waiters.abandon(group, unknown)
         self.reads.stop(group, _quarantined(group, error))
         self.kick()
+
+    def release(self, group: int) -> None:
+        """The replica here applies again, from where it stopped."""
+        if self.stopped.pop(group, None) is not None:
+            logger.warning(
+                "node %d: group %d applies again",
+                self.node,
+                group,
+                extra={"node": self.node, "group": group},
+            )
+            self.multi.quarantine(group, False)
+            self.reads.resume(group)
+            self.kick()
 
     # -- proposals ------------------------------------------------------------------------------------------------------------
 
@@ -231,12 +269,13 @@ class Admission:
         return None
 
     def _judge_stopped(self, group: int, leader: int | None, stopped: Stopped) -> Retryable | None:
-        if leader == self.node and self._hand_over(group, self.peers.linked):
+        alone = stopped.alone_ticks >= 4 * self.election_ticks
+        if leader == self.node and not alone and self._pass_on(group, stopped):
             return NoLeader("leadership goes to a node whose replica still applies")
         if leader is not None and leader != self.node:
             return None
         others = any(self.peers.linked(node) for node in self.others)
-        if others and stopped.alone_ticks < 4 * self.election_ticks:
+        if others and not alone:
             return None  # somebody else may win an election yet
         self.refused.stopped += 1
         return _quarantined(group, stopped.error)

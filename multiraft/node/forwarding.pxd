@@ -10,7 +10,7 @@ cdef class Forwarding:
     cdef MultiRaft multi
     cdef object contexts                # ids.message_ids: numbers that no earlier run of this node has used
     cdef uint64_t timeout_ns            # of a call that another node forwards
-    cdef dict away                      # context -> Call, with the node that it was sent to
+    cdef readonly dict away                      # context -> Call, with the node that it was sent to
     cdef dict parked                    # group -> list of Calls that wait for a leader, or for room
     cdef Py_ssize_t parked_count
     cdef public Waiters waiters         # set by the node, which makes the two for each other
@@ -22,5 +22,6 @@ cdef class Forwarding:
     cpdef object answer(self, Call call, value)
     cdef int send(self, Call call, uint32_t node) except -1
     cdef int park(self, Call call) except -1
+    cdef int refuse(self, uint32_t node, uint64_t context, error) except -1
     cdef int received(self, uint32_t node, uint64_t group, uint64_t context, uint32_t flags, bytes body) except -1
     cdef int answered(self, uint32_t node, uint64_t context, uint64_t index, uint32_t flags, bytes body) except -1

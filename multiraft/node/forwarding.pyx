@@ -5,7 +5,8 @@ A forwarded command is sent once per link incarnation and never again by itself:
 makes the outcome unknown, whatever it was (pitfalls 80, 93). An answer that says "nothing happened" puts the call back where
 it came from, to be tried again until its deadline. Calls that have no place to go just now wait here, too.
 
-The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, or a refusal in msgpack.
+The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, a refusal in msgpack, or what a user's
+machine answered (``results``).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -13,7 +14,8 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from multiraft._core cimport FLAG_REJECT, FLAG_TRANSFER, MSG_FORWARD, MSG_FORWARD_ACK
+from multiraft._core cimport FAULT_KIND, FAULT_VERSION, FLAG_REJECT, FLAG_TRANSFER, MSG_FORWARD, MSG_FORWARD_ACK
+from multiraft.machine.commands cimport Command, command_open
 from multiraft.node.waiters cimport Call, Waiters
 from multiraft.raft.multi cimport MultiRaft
 
@@ -21,6 +23,7 @@ import msgpack
 
 from multiraft.errors import (
     DeadlineExceeded,
+    FormatUnsupported,
     InvalidCommand,
     LinkLost,
     NoLeader,
@@ -33,11 +36,21 @@ from multiraft.errors import (
     Retryable,
 )
 from multiraft.node.refusals import decode_refusal, encode_refusal
+from multiraft.node.results import decode_results, encode_results
 
 cdef Py_ssize_t PARKED_MAX = 1_000_000
 
 # Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome.
 WAITING_HELPS_NOT = (NoSpace, Quarantined)
+
+
+cdef object unreadable(bytes body):
+    """Why a command of the store is refused: its replicas could not read it, and in the log it would stop them all."""
+    cdef Command command
+    cdef int fault = command_open(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &command)
+    if fault == FAULT_VERSION or fault == FAULT_KIND:
+        return FormatUnsupported("the leader's node cannot read this command: its version is older; nothing happened")
+    return InvalidCommand("the bytes of the command are damaged or cut short") if fault else None
 
 
 @cython.final
@@ -182,7 +195,20 @@ cdef class Forwarding:
                 raise PeerProtocolError(f"a forwarded call that cannot be read: {error}") from error
             if not isinstance(payload, list) or not payload or not all([isinstance(one, bytes) for one in payload]):
                 raise PeerProtocolError("a forwarded call that is no list of commands")
+        if self.multi.feeds_store(group):
+            for command in payload if flags & FLAG_TRANSFER else (payload,):
+                refused = unreadable(command)
+                if refused is not None:
+                    return self.refuse(node, context, refused)
         self.waiters.submit_for(node, context, group, payload, self.waiters.now_ns + self.timeout_ns)
+        return 0
+
+    cdef int refuse(self, uint32_t node, uint64_t context, error) except -1:
+        cdef bytes body = encode_refusal(error)
+        self.multi.post_bytes(
+            node, MSG_FORWARD_ACK, 0, context, 0, 0, FLAG_REJECT, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
+        )
+        self.kick()
         return 0
 
     cpdef object answer(self, Call call, value):
@@ -190,13 +216,14 @@ cdef class Forwarding:
         cdef uint32_t flags = 0
         cdef uint64_t index = 0
         cdef bytes body = b""
-        if type(value) is int:
-            index = value
+        if isinstance(value, BaseException):
+            self.refuse(call.origin, call.context, value)
+            return
+        if call.results is not None:
+            flags = FLAG_TRANSFER            # the body holds what a user's machine answered
+            body = encode_results(value, not PyBytes_CheckExact(call.payload))
         else:
-            if not isinstance(value, BaseException):
-                value = InvalidCommand("the answer cannot be sent to another node")
-            flags = FLAG_REJECT
-            body = encode_refusal(value)
+            index = value
         self.multi.post_bytes(
             call.origin, MSG_FORWARD_ACK, 0, call.context, index, call.term, flags,
             PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
@@ -204,15 +231,22 @@ cdef class Forwarding:
         self.kick()
 
     cdef int answered(self, uint32_t node, uint64_t context, uint64_t index, uint32_t flags, bytes body) except -1:
-        """The answer to a call of ours. One that nobody waits for any more is dropped."""
+        """The answer to a call of ours. One that nobody waits for any more is dropped.
+
+        One that cannot be read leaves the call where it is: the link is dropped for it, and ends the call (LinkLost).
+        """
         cdef Call call = self.away.get(context)
+        cdef object value = index
         if call is None or call.forwarded_to != node:
             return 0
+        if flags & FLAG_REJECT:
+            refusal = decode_refusal(body)
+        elif flags & FLAG_TRANSFER:
+            value = decode_results(body, 0 if PyBytes_CheckExact(call.payload) else len(call.payload))
         del self.away[context]
         if not flags & FLAG_REJECT:
-            self.waiters.finish(call, index, False)
+            self.waiters.finish(call, value, False)
             return 0
-        refusal = decode_refusal(body)
         if isinstance(refusal, Retryable):
             call.forwarded_to = 0
             # A leader that has moved on is looked for again; what it says of its own state is passed on as it is.

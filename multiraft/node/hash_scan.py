@@ -173,9 +173,7 @@ async def _read(slots_of: SlotsOf, window: Window, work: Iterable[Work], *, at_o
                 )
                 slot = page.slot
                 window.take(page)
-                await asyncio.sleep(
-                    0
-                )  # a page that was there at once must not be the reason for the next
+                await asyncio.sleep(0)  # pages that are there at once must not follow at once
 
     if at_once == 1:
         await reader()

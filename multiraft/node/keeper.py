@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from multiraft.errors import NoSpace
-from multiraft.interfaces import LogStore
+from multiraft.interfaces import LogStore, Membership
 from multiraft.machine.kv import KeyValueStore
 from multiraft.raft import MultiRaft
 
@@ -70,6 +70,11 @@ class Keeper:
         for group in self._store.due(now_ns):
             self.freeze(group)
 
+    @property
+    def pinning(self) -> frozenset[int]:
+        """The groups that keep the log from shrinking to its budget, as of the last tick."""
+        return self._pinning
+
     def freeze(self, group: int) -> None:
         """Begin a flush of the group's memtable, unless one is under way."""
         if group in self._frozen or group not in self._multi:
@@ -115,16 +120,16 @@ class Keeper:
         self._short.discard(group)
         self.flushes += 1
         if applied_index is not None and group in self._multi:
-            self._compact(group, applied_index)
+            self.compact(group, applied_index)
         self._unblock(group)
 
-    def _compact(self, group: int, flushed_index: int) -> None:
-        """Forget the log that the state environment holds now, but for what a slow follower may still want soon."""
+    def compact(self, group: int, flushed_index: int, membership: Membership | None = None) -> None:
+        """Forget the log that is durable elsewhere now, but for what a slow follower may still want soon."""
         base_index = self._multi.indexes(group)[0]
         index = flushed_index
         if group not in self._pinning:
             index = min(index, self._multi.slowest_match(group))
             if index - base_index < KEPT_ENTRIES:
                 return
-        self._multi.compact(group, index)
+        self._multi.compact(group, index, membership)
         self._kick()

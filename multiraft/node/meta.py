@@ -1,10 +1,11 @@
-"""Group 0: what all nodes of a cluster know alike - its id, its shards, and where their replicas live.
+"""Group 0: what all nodes of a cluster know alike - its id, its shards and groups, and where their replicas live.
 
 Group 0 is a shard of the built-in store like any other, over the keys of space 0; this module only says what its keys and
 values mean. Its first leader writes everything in one batch, on the condition that nobody did before, so an interrupted
 bootstrap can be run again and makes no second cluster (pitfalls 22, 102).
 
-Keys (space 0): ``cluster`` -> the cluster's own record; ``shard/`` and the group id in eight big-endian bytes -> one shard.
+Keys (space 0): ``cluster`` -> the cluster's own record; ``shard/`` and the group id in eight big-endian bytes -> one shard;
+``group/`` and a name -> the group of a user's machine; ``next-group`` -> the id that the next group gets: none is used twice.
 Values are msgpack maps, read strictly.
 """
 
@@ -28,6 +29,9 @@ DEFAULT_SPACE = 1
 FEATURE_LEVEL = 1
 CLUSTER_KEY = b"cluster"
 SHARD_PREFIX = b"shard/"
+GROUP_PREFIX = b"group/"
+NEXT_GROUP_KEY = b"next-group"
+GROUP_NAME_BYTES_MAX = 128
 _SPACE = struct.Struct(">H")
 _GROUP = struct.Struct(">Q")
 _RECORD_BYTES_MAX = 64 * 1024
@@ -59,13 +63,40 @@ class ShardRecord:
     @property
     def membership(self) -> Membership:
         """The membership that the group begins with: all of them voters."""
-        members = sorted(self.replicas)
-        return Membership(
-            tuple(Member(replica, node, int(MemberFlag.MEMBER_VOTER)) for replica, node in members)
-        )
+        return _all_voters(self.replicas)
 
     def replica_on(self, node: NodeId) -> ReplicaId | None:
         return next((replica for replica, host in self.replicas if host == node), None)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """The group of a user's machine: its name, the kind of its machine, and its replicas as those of a shard."""
+
+    group: GroupId
+    name: str
+    kind: str
+    replicas: tuple[tuple[ReplicaId, NodeId], ...]
+
+    @property
+    def membership(self) -> Membership:
+        """The membership that the group begins with: all of them voters."""
+        return _all_voters(self.replicas)
+
+    def replica_on(self, node: NodeId) -> ReplicaId | None:
+        return next((replica for replica, host in self.replicas if host == node), None)
+
+
+Replicas = tuple[tuple[ReplicaId, NodeId], ...]
+
+
+def _all_voters(replicas: Replicas) -> Membership:
+    return Membership(
+        tuple(
+            Member(replica, node, int(MemberFlag.MEMBER_VOTER))
+            for replica, node in sorted(replicas)
+        )
+    )
 
 
 def space_prefix(space: int) -> bytes:
@@ -93,13 +124,24 @@ def initial_shards(config: Config) -> Iterator[ShardRecord]:
         ]
     else:
         starts = [prefix, *(prefix + border for border in config.borders)]
-    nodes = config.voters
     for at, start in enumerate(starts):
-        turned = [*nodes[at % len(nodes) :], *nodes[: at % len(nodes)]]
-        replicas = tuple((ReplicaId(nodes.index(node) + 1), node) for node in turned)
         yield ShardRecord(
-            GroupId(at + 1), start, starts[at + 1] if at + 1 < len(starts) else end, replicas
+            GroupId(at + 1),
+            start,
+            starts[at + 1] if at + 1 < len(starts) else end,
+            replicas_for(config, at),
         )
+
+
+def replicas_for(config: Config, at: int) -> Replicas:
+    """A replica on every node of the configuration; the first, which should lead, goes round with ``at``."""
+    nodes = config.voters
+    turned = [*nodes[at % len(nodes) :], *nodes[: at % len(nodes)]]
+    return tuple((ReplicaId(nodes.index(node) + 1), node) for node in turned)
+
+
+def group_key(name: str) -> bytes:
+    return GROUP_PREFIX + name.encode()
 
 
 def initial_records(config: Config, cluster_id: ClusterId) -> list[tuple[bytes, bytes]]:
@@ -108,6 +150,7 @@ def initial_records(config: Config, cluster_id: ClusterId) -> list[tuple[bytes, 
     return [
         (CLUSTER_KEY, encode_cluster(cluster)),
         *((shard_key(shard.group), encode_shard(shard)) for shard in initial_shards(config)),
+        (NEXT_GROUP_KEY, encode_next_group(GroupId(config.shard_count + 1))),
     ]
 
 
@@ -134,6 +177,22 @@ def encode_shard(record: ShardRecord) -> bytes:
             "range_epoch": record.range_epoch,
         }
     )
+
+
+def encode_group(record: GroupRecord) -> bytes:
+    return msgpack.packb(
+        {
+            "v": 1,
+            "group": record.group,
+            "name": record.name,
+            "kind": record.kind,
+            "replicas": record.replicas,
+        }
+    )
+
+
+def encode_next_group(group: GroupId) -> bytes:
+    return msgpack.packb({"v": 1, "group": group})
 
 
 def _unpack(value: bytes) -> dict[str, Any]:
@@ -186,26 +245,62 @@ def decode_shard(value: bytes) -> ShardRecord:
         raise LogCorrupt(f"the record of a shard lacks or has the wrong {error}") from error
 
 
+def decode_group(value: bytes) -> GroupRecord:
+    """Raises LogCorrupt or FormatUnsupported."""
+    given = _unpack(value)
+    try:
+        return GroupRecord(
+            GroupId(given["group"]),
+            str(given["name"]),
+            str(given["kind"]),
+            tuple((ReplicaId(replica), NodeId(node)) for replica, node in given["replicas"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise LogCorrupt(f"the record of a group lacks or has the wrong {error}") from error
+
+
+def decode_next_group(value: bytes) -> GroupId:
+    """Raises LogCorrupt or FormatUnsupported."""
+    group = _unpack(value).get("group")
+    if type(group) is not int or group < 1:
+        raise LogCorrupt("the counter of groups is no number")
+    return GroupId(group)
+
+
 @dataclass(frozen=True, slots=True)
 class ShardMap:
     """All of group 0 at a moment."""
 
     cluster: ClusterRecord
     shards: tuple[ShardRecord, ...]
+    groups: tuple[GroupRecord, ...] = ()
+    next_group: GroupId = GroupId(0)
 
     @classmethod
     def read(cls, records: Iterable[tuple[bytes, bytes]]) -> ShardMap | None:
         """From the (key, value) pairs of space 0, without its prefix; None while the cluster is not made yet."""
-        cluster = None
-        shards = []
+        cluster, next_group = None, GroupId(0)
+        shards, groups = [], []
         for key, value in records:
             if key == CLUSTER_KEY:
                 cluster = decode_cluster(value)
             elif key.startswith(SHARD_PREFIX):
                 shards.append(decode_shard(value))
+            elif key.startswith(GROUP_PREFIX):
+                groups.append(decode_group(value))
+            elif key == NEXT_GROUP_KEY:
+                next_group = decode_next_group(value)
         if cluster is None:
             return None
-        return cls(cluster, tuple(sorted(shards, key=lambda shard: shard.start)))
+        return cls(
+            cluster,
+            tuple(sorted(shards, key=lambda shard: shard.start)),
+            tuple(sorted(groups, key=lambda group: group.group)),
+            next_group,
+        )
+
+    def group_named(self, name: str) -> GroupRecord | None:
+        return next((group for group in self.groups if group.name == name), None)
 
     def check(self, config: Config) -> None:
         """Raise ConfigError where this node was configured otherwise than the cluster was made."""

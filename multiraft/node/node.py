@@ -14,35 +14,44 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from multiraft._core import FORMAT_VERSION, MessageKind
+from multiraft._core import FORMAT_VERSION, CommittedRuns, MessageKind
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import Closed, InvariantViolation, MultiRaftError, PeerProtocolError
+from multiraft.errors import (
+    Closed,
+    ConfigError,
+    InvariantViolation,
+    MultiRaftError,
+    PeerProtocolError,
+)
 from multiraft.histogram import Histogram
 from multiraft.ids import ClusterId, GroupId, NodeId, message_ids
-from multiraft.interfaces import FileMeta, Hello
+from multiraft.interfaces import FileMeta, Hello, StateMachine
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.options import StoreOptions
+from multiraft.machine.states import State, States
 from multiraft.node.admission import Admission
 from multiraft.node.dispatch import open_gateway
 from multiraft.node.forwarding import Forwarding
+from multiraft.node.groups import Group
 from multiraft.node.keeper import Keeper
 from multiraft.node.meta import ShardMap
 from multiraft.node.peers import Peers
 from multiraft.node.placing import Placing
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
-from multiraft.node.snapshots import Snapshots
+from multiraft.node.snapshots import Snapshots, sweep
 from multiraft.node.status import NodeStatus, node_status
 from multiraft.node.store import Store
 from multiraft.node.turn import Turn
+from multiraft.node.users import Users
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
 from multiraft.raft.state import Role
@@ -76,10 +85,15 @@ class Node:
     ``async with Node(config) as node:`` starts it and closes it; ``node.store`` is the key-value store. Starting raises
     StorageError (and its kin) for a directory that cannot be used, OSError for an address that cannot be bound. With others in
     the configuration it is started when it listens; ``await node.ready()`` waits until every shard has a leader.
+
+    ``machines`` names the kinds of users' own state machines, each with what makes one (docs/machines.md): a class, mostly.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, *, machines: Mapping[str, Callable[..., StateMachine]] | None = None
+    ) -> None:
         self.config = config
+        self._kinds = dict(machines or {})
         self._loop: asyncio.AbstractEventLoop
         self._started = False
         self._ending: asyncio.Task[None] | None = None
@@ -129,7 +143,11 @@ class Node:
         for one in (directory, directory / "snapshots", directory / "incoming"):
             one.mkdir(parents=True, exist_ok=True)
         self.log = await self._open_log(directory)
+        pending = {one.pending.name for one in self.log.groups() if one.pending is not None}
+        await aside(lambda: sweep(directory / "snapshots", pending))
         self.machine = await self._open_machine(directory)
+        states = States(directory / "machines")
+        found = await aside(states.found)
         seed = config.seed if config.seed is not None else random.SystemRandom().getrandbits(48)
         self.multi = MultiRaft(
             self._raft_options(),
@@ -149,7 +167,7 @@ class Node:
             jobs=self._files,
             directory=str(directory / "incoming"),
         )
-        self._wire()
+        self._wire(states, found)
         if config.listen is not None:
             self.address = await self.transport.listen(config.listen)
         self.placing.restore()
@@ -192,8 +210,8 @@ class Node:
             KeyValueStore.close,
         )
 
-    def _worker(self, name: str) -> Worker:
-        worker = Worker(f"{name}-{self.config.node_id}", self._loop)
+    def _worker(self, name: str, patience_s: float | None = None) -> Worker:
+        worker = Worker(f"{name}-{self.config.node_id}", self._loop, patience_s)
         self._workers.append(worker)
         return worker
 
@@ -208,7 +226,7 @@ class Node:
             uncommitted_bytes_max=config.inflight_bytes_max,
         )
 
-    def _wire(self) -> None:
+    def _wire(self, states: States, found: dict[int, State]) -> None:
         """Make the parts that know each other, and tell the stores whom to call."""
         config = self.config
         self.waker = Waker(self._loop)
@@ -241,7 +259,7 @@ class Node:
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
         self.forwarding.linked = self.peers.linked
-        self._wire_keeping()
+        self._wire_keeping(states, found)
         self.store = Store(
             config=config,
             multi=self.multi,
@@ -255,7 +273,7 @@ class Node:
         self.log.on_failed = self.failed
         self.machine.on_failed = self.failed
 
-    def _wire_keeping(self) -> None:
+    def _wire_keeping(self, states: States, found: dict[int, State]) -> None:
         """Make what flushes and compacts, moves snapshots, and knows which replicas live here."""
         config = self.config
         self.keeper = Keeper(
@@ -269,23 +287,12 @@ class Node:
             log_budget_bytes=config.log_budget_bytes,
             tail_bytes_max=config.tail_bytes_max,
         )
-        self.admission = Admission(
-            node=config.node_id,
-            multi=self.multi,
-            log=self.log,
-            machine=self.machine,
-            peers=self.peers,
-            waiters=self.waiters,
-            reads=self.reads,
-            kick=self.turn.kick,
-            others=[node for node in config.voters if node != config.node_id],
-            boot_count=self.log.boot_count,
-            election_ticks=config.election_ticks,
-        )
+        self.admission = self._make_admission()
+        self.users = self._make_users(states, found)
         self.transfers = Snapshots(
             directory=Path(config.data_dir) / "snapshots",
             multi=self.multi,
-            machine=self.machine,
+            host_of=self.users.host_of(self.machine),
             waiters=self.waiters,
             transport=self.transport,
             jobs=self._files,
@@ -304,6 +311,44 @@ class Node:
             self._learned,
             self.keeper.after_sync,
             self.transfers.resume,
+            self.users.machines,
+        )
+        self.users.join(self.placing)
+
+    def _make_admission(self) -> Admission:
+        return Admission(
+            node=self.config.node_id,
+            multi=self.multi,
+            log=self.log,
+            machine=self.machine,
+            peers=self.peers,
+            waiters=self.waiters,
+            reads=self.reads,
+            kick=self.turn.kick,
+            others=[node for node in self.config.voters if node != self.config.node_id],
+            boot_count=self.log.boot_count,
+            election_ticks=self.config.election_ticks,
+        )
+
+    def _make_users(self, states: States, found: dict[int, State]) -> Users:
+        return Users(
+            config=self.config,
+            kinds=self._kinds,
+            states=states,
+            found=found,
+            multi=self.multi,
+            keeper=self.keeper,
+            forwarding=self.forwarding,
+            waiters=self.waiters,
+            reads=self.reads,
+            waker=self.waker,
+            files=self._files,
+            worker=self._worker,
+            schedule=self._loop.call_soon,
+            spawn=self._spawn,
+            kick=self.turn.kick,
+            admission=self.admission,
+            now_ns=self.turn.now,
         )
 
     async def ready(self, timeout: float | None = None) -> None:
@@ -322,6 +367,33 @@ class Node:
         return all(
             self.multi.leader_node(shard.group) is not None for shard in self.placing.map.shards
         )
+
+    # -- machines of users ------------------------------------------------------------------------------------------------------
+
+    def register(self, kind: str, machine: Callable[..., StateMachine]) -> None:
+        """Name a kind of machine after the node was made. Groups of it that waited here begin to apply."""
+        if self._kinds.setdefault(kind, machine) is not machine:
+            raise ConfigError(f"machines = {kind!r}: it is registered already, as another machine")
+        if hasattr(self, "users"):
+            self.users.machines.register(kind, machine)
+
+    async def create_group(
+        self,
+        name: str,
+        machine: str | Callable[..., StateMachine],
+        *,
+        timeout: float | None = None,
+    ) -> Group:
+        """The group of that name, made with a replica on every node if there is none yet; called by any number of nodes.
+
+        ``machine`` is a registered kind, by its name or by what makes it. Raises GroupExists where the name has another kind,
+        DeadlineExceeded where group 0 cannot answer in time.
+        """
+        return await self.users.groups.create(name, machine, timeout)
+
+    def group(self, name: str) -> Group:
+        """The handle of a group that this node knows already. Raises GroupUnknown."""
+        return self.users.groups.group(name)
 
     async def closed(self) -> None:
         """Wait until the node has ended. Raises what ended it, if it was not ``aclose``."""
@@ -357,6 +429,7 @@ class Node:
 
     async def _close(self) -> None:
         await self._hand_over()
+        await self.users.leadership.close(self.config.timeout_s)
         await self._finish_calls()
         if self.gateway is not None:
             await self.gateway.drain(self.config.election_ms / 1000)
@@ -403,6 +476,7 @@ class Node:
             self.store.close()
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
+            await self.users.leadership.close(self.config.election_ms / 1000)
         if self.gateway is not None:
             await self.gateway.close()
         for task in list(self._tasks):
@@ -420,6 +494,8 @@ class Node:
             await aside(worker.close)
         if hasattr(self, "machine"):
             self.machine.close()
+        if hasattr(self, "users"):
+            await aside(self.users.machines.close)
         if not self._ended.done():
             self._ended.set_result(None)
         self._wake_waiting()
@@ -428,9 +504,10 @@ class Node:
         self.waiters.close(reason)
         self.forwarding.close(reason)
         self.reads.close(reason)
+        self.users.stop(reason)
         self.waker.drain()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that ends with the node; what it raises ends the node."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
@@ -441,6 +518,7 @@ class Node:
                 self.failed(error)
 
         task.add_done_callback(ended)
+        return task
 
     # -- ticks ------------------------------------------------------------------------------------------------------------------
 
@@ -461,6 +539,7 @@ class Node:
         self.forwarding.expire(now_ns)
         self.admission.tick()
         self.keeper.tick(now_ns)
+        self.users.hosting.tick(now_ns)
         self.placing.retry()
         if self._ticks % SPREAD_EVERY_TICKS == 0:
             self.placing.spread(self.admission.roomy, SPREAD_MOVES_MAX)
@@ -491,6 +570,7 @@ class Node:
                 self.turn.counters.elections += 1
             if leader:
                 self.forwarding.retry(group)
+            self.users.leadership.look(group)
         self._wake_waiting()
 
     def posts(self, posts: list[tuple[int, int, int, int, int, int, int, bytes]]) -> None:
@@ -506,6 +586,9 @@ class Node:
 
     def meta_applied(self) -> None:
         self.placing.refresh()
+
+    def users_committed(self, runs: CommittedRuns) -> None:
+        self.users.hosting.take(runs)
 
     def snapshots(self, offered: list[Any], wanted: list[Any]) -> None:
         for offer in offered:

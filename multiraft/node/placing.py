@@ -13,15 +13,19 @@ from collections.abc import Callable
 from multiraft.config import Config
 from multiraft.errors import LogCorrupt, WrongStore
 from multiraft.ids import META_GROUP, ClusterId, GroupId, random_id
-from multiraft.interfaces import GroupLog, LogStore
+from multiraft.interfaces import GroupLog, LogStore, Membership
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.descriptors import ShardDescriptor
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.shards import Cold
+from multiraft.machine.states import At
+from multiraft.machine.user import UserMachines
+from multiraft.machine.user_files import at_of
 from multiraft.node.meta import (
     CLUSTER_KEY,
     META_SPACE,
+    GroupRecord,
     ShardMap,
     ShardRecord,
     initial_records,
@@ -37,6 +41,7 @@ logger = logging.getLogger("multiraft.node")
 
 PAGE_KEYS = 1024
 PAGE_BYTES = 4 * 1024 * 1024
+PAUSE_SPREADS_MAX = 256
 
 
 class Placing:
@@ -52,6 +57,7 @@ class Placing:
         learned: Callable[[ShardMap], None],
         after_sync: Callable[[Callable[[], None]], None],
         restored: Callable[[GroupLog, int], None],
+        machines: UserMachines,
     ) -> None:
         self._config = config
         self._multi = multi
@@ -60,10 +66,13 @@ class Placing:
         self._learned = learned
         self._after_sync = after_sync
         self._restored = restored
+        self._machines = machines
         self._found: dict[GroupId, GroupLog] = {}
         self._flushed = {shard.group: shard for shard in machine.shards()}
         self._bootstrapping = False
         self._unread = False
+        self._spreads = 0
+        self._asked: dict[GroupId, tuple[int, int]] = {}
         self.map: ShardMap | None = None
         for group_log in log.groups():
             if not group_log.tombstone:
@@ -122,6 +131,8 @@ class Placing:
                     self._restore(shard)
                 else:
                     self._create(shard)
+        for record in shard_map.groups:
+            self._host(record)
         self._learned(shard_map)
 
     def retry(self) -> None:
@@ -178,28 +189,90 @@ class Placing:
                 f"the log of group {shard.group} begins after entry {group_log.base.index}, but the state below is gone",
                 damage={shard.group: (1, group_log.base.index)},
             )
-        self._multi.restore(group_log, membership=membership, applied_index=applied_index)
+        start = raft_start(group_log, membership, applied_index)
+        self._multi.restore(group_log, membership=start[0], applied_index=start[1])
         self._restored(group_log, applied_index)
         if len(membership.members) == 1:
             self._multi.replica(shard.group).campaign()
+
+    def _host(self, record: GroupRecord) -> None:
+        """Bring the replica of a user's group here, and its machine, unless it is here or has no part here."""
+        group, replica = record.group, record.replica_on(self._config.node_id)
+        if replica is None or group in self._multi:
+            return
+        group_log = self._found.pop(group, None)
+        if group_log is None:
+            self._multi.create(group, replica=replica, membership=record.membership, sink=1)
+            at = At(membership=encode_membership(record.membership))
+            self._machines.begin(group, record.name, record.kind, at)
+            if record.replicas[0][1] == self._config.node_id:
+                self._multi.replica(group).campaign()
+            return
+        self._host_again(record, group_log)
+        if len(record.replicas) == 1:
+            self._multi.replica(group).campaign()
+
+    def _host_again(self, record: GroupRecord, group_log: GroupLog) -> None:
+        """A user's group as it was: its log, and the state of its machine that is durable here."""
+        group, base = record.group, group_log.base
+        state = self._machines.found(group)
+        at = At(membership=encode_membership(base.membership))
+        if state is not None:
+            at = at_of(state.info)
+        gap = at.index < base.index and group_log.pending is None
+        membership, applied_index = raft_start(
+            group_log, decode_membership(at.membership), at.index
+        )
+        self._multi.restore(group_log, membership=membership, applied_index=applied_index, sink=1)
+        self._machines.begin(group, record.name, record.kind, at)
+        if gap:
+            cause = LogCorrupt(
+                f"the log of {record.name!r} begins after entry {base.index}, but its state here ends at {at.index}",
+                damage={group: (at.index + 1, base.index)},
+            )
+            self._machines.fail(self._machines[group], cause)
+        self._restored(group_log, at.index)
 
     def _begin_state(self, shard: ShardRecord) -> None:
         self._machine.create(shard.group, descriptor_of(shard), encode_membership(shard.membership))
 
     def spread(self, linked: Callable[[int], bool], moves_max: int) -> int:
-        """Hand leaderships to the nodes where the map wants them, a few at a time; how many were begun."""
+        """Hand leaderships to the nodes where the map wants them, a few at a time; how many were begun.
+
+        A replica that does not take one - its machine failed - is asked again after ever longer pauses: while it is asked, the
+        group takes no proposals.
+        """
         if self.map is None:
             return 0
         begun = 0
-        for shard in self.map.shards:
-            replica, node = shard.replicas[0]
+        self._spreads += 1
+        records: tuple[ShardRecord | GroupRecord, ...] = (*self.map.shards, *self.map.groups)
+        for record in records:
+            group, (replica, node) = record.group, record.replicas[0]
             if begun == moves_max:
                 break
-            if node != self._config.node_id and linked(node) and self._multi.leads(shard.group):
-                if self._multi.caught_up(shard.group, replica):
-                    self._multi.transfer_leader(shard.group, replica)
-                    begun += 1
+            if node == self._config.node_id or not self._multi.leads(group):
+                self._asked.pop(group, None)
+                continue
+            again, pause = self._asked.get(group, (0, 1))
+            if self._spreads >= again and linked(node) and self._multi.caught_up(group, replica):
+                self._multi.transfer_leader(group, replica)
+                self._asked[group] = self._spreads + pause, min(2 * pause, PAUSE_SPREADS_MAX)
+                begun += 1
         return begun
+
+
+def raft_start(
+    group_log: GroupLog, membership: Membership, applied_index: int
+) -> tuple[Membership, int]:
+    """The membership and applied index that a replica is restored with.
+
+    They are those of the state; but where the process ended after a snapshot was installed and before the log was marked
+    with it, the log still ends before the state. Then the replica begins where its log does, and the mark is written next.
+    """
+    if group_log.pending is not None and applied_index > group_log.last_index:
+        return group_log.base.membership, group_log.base.index
+    return membership, applied_index
 
 
 def descriptor_of(shard: ShardRecord) -> ShardDescriptor:

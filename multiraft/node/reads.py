@@ -140,6 +140,10 @@ class Reads:
             self._waker.fail(read.ticket, error)
         self.kick()
 
+    def resume(self, group: int) -> None:
+        """The replica here applies again."""
+        self._stopped.pop(group, None)
+
     def close(self, error: MultiRaftError) -> None:
         """Answer everybody (pitfall 42)."""
         for reads in [

@@ -106,6 +106,4 @@ async def scan_shards(
             resume = page.resume
             for key, _revision, value in page.entries:
                 yield key[2:], value
-            await asyncio.sleep(
-                0
-            )  # a page that was there at once must not be the reason for the next
+            await asyncio.sleep(0)  # pages that are there at once must not follow at once

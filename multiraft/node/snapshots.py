@@ -1,9 +1,11 @@
 """Snapshots for replicas that are too far behind: made, sent, received, installed - one group at a time, each resumable.
 
-Out: the state store writes a file, the group's leader announces it (index, term, membership, transfer id), the file travels on a
+Whose state it is - a shard of the built-in store, or a machine of a user - only its host knows (``interfaces.SnapshotHost``).
+
+Out: the host writes a file, the group's leader announces it (index, term, membership, transfer id), the file travels on a
 connection of its own. In: announcement and file meet here, in either order. Then, each step durable before the next
 (architecture, "Two environments, one truth"): the file is moved and synced under its own name; SNAPSHOT_PENDING is synced; the
-state store replaces the shard in one transaction; the replica's log begins behind it (SNAPSHOT_MARK); when that is synced the
+host replaces its state, all or nothing; the replica's log begins behind it (SNAPSHOT_MARK); when that is synced the
 leader is answered, and the file goes. What a crash leaves in between is finished or dropped at the next start.
 
 Nothing here holds up a heartbeat: files are a worker's work.
@@ -14,15 +16,22 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from multiraft.errors import LogCorrupt, MultiRaftError, StorageError
 from multiraft.ids import GroupId, NodeId, ReplicaId
-from multiraft.interfaces import Base, FileMeta, GroupLog, HardState, Jobs, SnapshotRecord
-from multiraft.machine.kv import KeyValueStore
+from multiraft.interfaces import (
+    Base,
+    FileMeta,
+    GroupLog,
+    HardState,
+    Jobs,
+    SnapshotHost,
+    SnapshotRecord,
+)
 from multiraft.machine.snapshot import Outcome, SnapshotInfo, outcome_at_open
 from multiraft.machine.tree import sync_directory
 from multiraft.node.waiters import Waiters
@@ -57,7 +66,7 @@ class Arrival:
 class Snapshots:
     """Snapshots of one node, out and in.
 
-    ``spawn`` starts a task that the node owns; ``transfers`` are ``ids.message_ids``.
+    ``host_of`` says whose state a group has; ``spawn`` starts a task that the node owns; ``transfers`` are ``ids.message_ids``.
     """
 
     def __init__(
@@ -65,7 +74,7 @@ class Snapshots:
         *,
         directory: Path,
         multi: MultiRaft,
-        machine: KeyValueStore,
+        host_of: Callable[[int], SnapshotHost],
         waiters: Waiters,
         transport: LoopTransport,
         jobs: Jobs,
@@ -77,7 +86,7 @@ class Snapshots:
     ) -> None:
         self._directory = directory
         self._multi = multi
-        self._machine = machine
+        self._host_of = host_of
         self._waiters = waiters
         self._transport = transport
         self._jobs = jobs
@@ -117,7 +126,7 @@ class Snapshots:
             else:
                 self._spawn(self._send(key, NodeId(node), transfer, path, info))
 
-        self._machine.snapshot(group, path, written)
+        self._host_of(group).snapshot(group, path, written)
 
     async def _send(
         self, key: tuple[int, int], node: NodeId, transfer: int, path: Path, info: SnapshotInfo
@@ -226,7 +235,7 @@ class Snapshots:
             self.installed += bool(installed)
             self._after_sync(lambda: self._ended(group, path, None))
 
-        self._machine.install(group, path, record, done)
+        self._host_of(group).install(group, path, record, done)
 
     def _ended(self, group: int, path: Path, error: BaseException | None) -> None:
         self._installing.discard(group)
@@ -268,6 +277,13 @@ class Snapshots:
     def _done(self, _: object, error: BaseException | None) -> None:
         if error is not None:
             logger.warning("a snapshot file could not be removed: %s", error)
+
+
+def sweep(directory: Path, kept: Collection[str]) -> None:
+    """Remove what an earlier process left: files on their way out, and received ones that no pending record names any more."""
+    for path in sorted(directory.iterdir()):
+        if path.name not in kept:
+            path.unlink()
 
 
 def _move(source: Path, target: Path) -> None:

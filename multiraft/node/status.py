@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multiraft.histogram import Distribution
+from multiraft.node.hosting import GroupStatus
 
 if TYPE_CHECKING:
     from multiraft.node.node import Node
@@ -87,6 +88,8 @@ class NodeStatus:
     state_free_bytes: int
     scarce: bool
     """A disk is below its reserve: writes are refused."""
+    machines: tuple[GroupStatus, ...]
+    """The groups of users' machines, by group."""
 
     @property
     def turn_ns_max(self) -> int:
@@ -128,6 +131,7 @@ def node_status(node: Node) -> NodeStatus:
         apply_lag_entries=sum(commit - applied for _, _, commit, applied, _ in indexes),
         commit_index_sum=sum(commit for _, _, commit, _, _ in indexes),
         applied_index_sum=sum(applied for _, _, _, applied, _ in indexes),
+        machines=node.users.hosting.status(),
         **_work(node),
         **_calls(node),
         **_room(node),
@@ -150,7 +154,7 @@ def _work(node: Node) -> dict[str, Any]:
         "frames_dropped": counters.frames_dropped,
         "messages_stepped": node.multi.messages_stepped,
         "messages_sent": node.multi.messages_sent,
-        "applied_entries": counters.applied_entries,
+        "applied_entries": counters.applied_entries + node.users.hosting.applied_entries,
         "apply_ns": counters.apply_ns,
         "apply_turn_ns": counters.apply_turn_ns.seen(),
         "apply_lag_ns": counters.apply_lag_ns.seen(),

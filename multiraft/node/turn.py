@@ -47,6 +47,8 @@ class TurnEvents(Protocol):
 
     def meta_applied(self) -> None: ...
 
+    def users_committed(self, runs: CommittedRuns) -> None: ...
+
     def snapshots(
         self,
         offered: list[tuple[int, int, int, int, int, bytes]],
@@ -198,6 +200,8 @@ class Turn:
         if ready.committed is not None:
             self._backlog.append(ready.committed)
             self._behind_since_ns = self._behind_since_ns or now_ns
+        if ready.committed_users is not None:
+            self._events.users_committed(ready.committed_users)
         behind = self._apply() if self._backlog and not self._blocked else False
         if ready.read_states:
             self.reads.answered(ready.read_states)

@@ -17,6 +17,7 @@ cdef class Call:
     cdef readonly uint64_t index        # of its last entry
     cdef readonly uint32_t count        # how many entries it has
     cdef readonly object payload        # the command's bytes, or a list of them
+    cdef list results                   # of a user's machine, as far as they came; None before the first
     cdef public object lead             # runs (call, answer) -> answer before the caller gets it; None: as it is
     cdef public uint32_t forwarded_to   # the node that has it; 0: none
     cdef public bint nowait             # give up at once where it would have to wait for room
@@ -43,9 +44,11 @@ cdef class Waiters:
 
     cpdef Ticket submit(self, uint64_t group, payload, uint64_t deadline_ns, bint nowait=*, lead=*)
     cdef int place(self, Call call) except -1
+    cdef int place_or_end(self, Call call) except -1
     cpdef object end(self, Call call, value)
     cdef int finish(self, Call call, object value, bint failed) except -1
     cdef int settle_queue(
         self, CallQueue queue, uint64_t term, uint64_t last, uint64_t result_base, dict results
     ) except -1
+    cdef int trim(self, CallQueue queue) except -1
     cdef int overwritten(self, Call call) except -1

@@ -17,7 +17,7 @@ from multiraft._core cimport CommittedRun, CommittedRuns
 from multiraft._ticket cimport Ticket, Waker, ticket_new
 from multiraft.raft.multi cimport MultiRaft
 
-from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, OutcomeUnknown, Retryable
+from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, OutcomeUnknown, Rejected, Retryable
 
 
 @cython.final
@@ -76,12 +76,20 @@ cdef class Waiters:
         call.group = group
         call.deadline_ns = deadline_ns
         call.payload = payload
-        self.place(call)
+        self.place_or_end(call)
 
     def again(self, Call call not None):
         """Try to propose a call again that had no place to go, or whose proposal did not happen."""
         if not self.given_up(call):
+            self.place_or_end(call)
+
+    cdef int place_or_end(self, Call call) except -1:
+        """Where nobody is there to raise at: a call that cannot be proposed at all ends with the reason, and alone."""
+        try:
             self.place(call)
+        except Rejected as error:
+            self.finish(call, error, True)
+        return 0
 
     def given_up(self, Call call not None):
         """Does nobody wait for it any more?"""
@@ -92,6 +100,7 @@ cdef class Waiters:
         cdef CallQueue queue
         cdef bytes data
         call.forwarded_to = 0
+        call.results = None
         if call.ticket is not None and self.multi.led_elsewhere(call.group):
             self.homeless(call, None)
             return 0
@@ -189,14 +198,51 @@ cdef class Waiters:
             if value is None:
                 value = result_base + call.index
             self.finish(call, value, isinstance(value, BaseException))
-        if head == len(calls):
-            calls.clear()
-            head = 0
-        elif head > 256 and head * 2 > len(calls):
-            del calls[:head]
-            head = 0
         queue.head = head
+        return self.trim(queue)
+
+    cdef int trim(self, CallQueue queue) except -1:
+        """Let go of the places of calls that ended, now and then."""
+        if queue.head == len(queue.calls):
+            queue.calls.clear()
+            queue.head = 0
+        elif queue.head > 256 and queue.head * 2 > len(queue.calls):
+            del queue.calls[:queue.head]
+            queue.head = 0
         return 0
+
+    def settle_machine(self, uint64_t group, uint64_t term, uint64_t first, list results not None):
+        """Entries ``first ..`` of a user's machine were applied under ``term``, each with a result of its own: the answer, or
+        an exception instance. A call of several entries is answered with the list of theirs."""
+        cdef CallQueue queue = self.queues.get(group)
+        cdef Call call
+        cdef uint64_t begin, last = first + len(results) - 1
+        while queue is not None and queue.head < len(queue.calls):
+            call = <Call>queue.calls[queue.head]
+            begin = call.index - call.count + 1
+            if begin > last:
+                break
+            if call.term == term:
+                if call.results is None:
+                    call.results = []
+                call.results.extend(results[max(begin, first) - first : min(call.index, last) - first + 1])
+            if call.index > last:
+                break
+            queue.calls[queue.head] = None
+            queue.head += 1
+            self.waiting -= 1
+            if call.term != term or len(call.results) != call.count:
+                self.overwritten(call)
+            else:
+                value = call.results[0] if type(call.payload) is bytes else call.results
+                self.finish(call, value, isinstance(value, BaseException))
+        if queue is not None:
+            self.trim(queue)
+
+    def waits(self, uint64_t group):
+        """Does anybody wait for an entry of the group that was proposed here?"""
+        cdef CallQueue queue = self.queues.get(group)
+        return queue is not None and queue.head < len(queue.calls)
 
     cdef int overwritten(self, Call call) except -1:
         """Another term's entry stands at its index: it did not happen (pitfall 94), and may be tried again - unless it was

@@ -42,6 +42,8 @@ cdef class MultiRaft:
     cdef int _take_frames(self, list frames) except -1
     # The node of another replica that the one here follows; 0 where there is none, or this one leads.
     cdef uint32_t led_elsewhere(self, uint64_t group) noexcept
+    # Does a replica here feed the built-in store, and not a machine of a user?
+    cdef bint feeds_store(self, uint64_t group) noexcept
     # A message of the layer above (FORWARD and higher) into the next frame for ``node``. Raises TooLarge.
     cdef int post_bytes(
         self, uint32_t node, uint32_t kind, uint64_t group, uint64_t context, uint64_t index, uint64_t term, uint32_t flags,

@@ -434,6 +434,12 @@ cdef class MultiRaft:
             if replica != NULL:
                 applied(engine, replica, item.first + item.skip - 1)
 
+    def applied_to(self, group, index):
+        """The same for one group, whose machine runs elsewhere and reports by itself: all up to ``index`` is applied."""
+        cdef Replica* replica = self.find(group)
+        if replica != NULL:
+            applied(self.engine, replica, index)
+
     def apply_membership(self, group, index, payload):
         """A membership entry takes effect; the encoded membership from here on."""
         cdef Replica* replica = self.get(group)
@@ -486,9 +492,22 @@ cdef class MultiRaft:
         transfer_leader(self.engine, replica, best.replica)
         return True
 
-    def quarantine(self, group):
-        """Its state machine failed: it applies nothing more and does not campaign; as leader it should hand over."""
-        self.get(group).quarantined = True
+    def quarantine(self, group, on=True):
+        """Its state machine failed, or none runs here: it applies nothing more and does not campaign; a leader should hand over.
+
+        ``on=False``: the machine runs again, and goes on behind what it has applied.
+        """
+        cdef Replica* replica = self.get(group)
+        replica.quarantined = bool(on)
+        if not on:                               # what was handed out and not applied was dropped by whoever failed
+            replica.log.applying_index = replica.log.applied_index
+        engine_mark(self.engine, replica)
+
+    def hold(self, group, on):
+        """Its state machine is behind (or has room again): meanwhile nothing is handed out to it, nor proposed here."""
+        cdef Replica* replica = self.get(group)
+        replica.held = bool(on)
+        engine_mark(self.engine, replica)
 
     # -- records for the log that concern one group or the node -----------------------------------------------------------------
 
@@ -624,12 +643,18 @@ cdef class MultiRaft:
         return 0
 
     def trim_memory(self, bytes_max):
-        """If runs in memory take more than that: let go of all that is applied, whoever may still need it."""
+        """If runs in memory take more than that: let go of all that is applied, whoever may still need it.
+
+        Where a machine is held back or failed, let go of all that is synced: it is read again when its turn comes.
+        """
         cdef uint32_t at
+        cdef Replica* replica
         if chunk_bytes_total() > bytes_max:
             for at in range(self.slots_count):
-                if self.slots[at] != NULL:
-                    log_release(&self.slots[at].log, self.slots[at].log.applied_index)
+                replica = self.slots[at]
+                if replica != NULL:
+                    waits = replica.held or replica.quarantined
+                    log_release(&replica.log, replica.log.stable_index if waits else replica.log.applied_index)
 
     # -- looking ------------------------------------------------------------------------------------------------------------------
 
@@ -645,6 +670,10 @@ cdef class MultiRaft:
             return 0
         peer = find_peer(replica, replica.leader)
         return peer.node if peer != NULL else 0
+
+    cdef bint feeds_store(self, uint64_t group) noexcept:
+        cdef Replica* replica = self.find(group)
+        return replica != NULL and replica.sink == 0
 
     def leader_node(self, group):
         """The node that the replica here believes to lead, or None."""

@@ -304,6 +304,8 @@ cdef int check_proposal(Engine engine, const Replica* replica, size_t length) ex
         raise NoLeader(f"group {replica.group}: the leader was removed")
     if length > ENTRY_BYTES_MAX:
         raise TooLarge(f"a command of {length} bytes; the limit is {ENTRY_BYTES_MAX}")
+    if replica.held:
+        raise Overloaded(f"group {replica.group}: its state machine is behind")
     return check_room(engine, replica, length)
 
 

@@ -97,6 +97,7 @@ cdef struct Replica:
     uint64_t term_start             # as leader: index of the first entry of our term
     uint32_t heartbeat_elapsed
     uint32_t reads_count
+    uint8_t held                    # its state machine is behind: nothing more is handed out, nor taken as leader
     uint64_t epoch                  # hard state
     uint64_t change_index           # as leader: no other membership change before this index is applied
     uint64_t membership_index       # the entry that made the present membership, or the base

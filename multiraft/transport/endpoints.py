@@ -65,6 +65,8 @@ class Endpoints:
         if self._dialling is not None:
             self._dialling.cancel()
             await asyncio.wait({self._dialling})
+            if not self._dialling.cancelled() and self._dialling.exception() is None:
+                self._parting.add(self._dialling.result())  # it came about in the same moment
         self._part_from_current()
         for connection in self._parting:
             connection.end(Closed("this client was closed"))

@@ -189,7 +189,8 @@ class Gateway:
     def ended(self, connection: GatewayConnection, error: Exception | None) -> None:
         self.connections.discard(connection)
         if error is not None and not isinstance(error, OSError | Closed):
-            logger.warning("a client's connection ended: %s", error)
+            level = logging.WARNING if connection.stood else logging.DEBUG  # strangers fill no logs
+            logger.log(level, "a client's connection ended: %s", error)
         self.check_idle()
 
     def check_idle(self) -> None:

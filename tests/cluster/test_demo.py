@@ -239,8 +239,12 @@ def test_files_are_cut_into_pieces_under_keys_of_their_own(tmp_path: Path) -> No
 
 
 def test_plain_lines_say_a_little_of_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    show = PlainShow(sys.stdout)
+    show = PlainShow(sys.stdout, every_s=0.0)
     with show.bar("reading", 1000) as bar:
         for done in range(1001):
             bar.at(done)
     assert capsys.readouterr().out.count("\n") == 5
+    with PlainShow(sys.stdout, every_s=1000.0).bar("reading", 1000) as bar:
+        for done in range(1001):
+            bar.at(done)
+    assert capsys.readouterr().out.startswith("  reading: 1,000 in ")

@@ -27,14 +27,20 @@ RATCHET: tuple[Allowed, ...] = (
     Allowed(
         "file-length",
         "multiraft/node/node.py",
-        "the shell's wiring stands here until user machines and moves show where it parts",
-        size_max=650,
+        "the shell's wiring stands here until moves show where it parts",
+        size_max=750,
     ),
     Allowed(
         "file-length",
         "multiraft/machine/kv.py",
         "the face of the state store in one page; flushes part from it when spaces come",
         size_max=430,
+    ),
+    Allowed(
+        "file-length",
+        "multiraft/raft/multi.pyx",
+        "one class with one table of replicas; its inspection has parted already",
+        size_max=790,
     ),
     Allowed(
         "function-length",

@@ -18,6 +18,7 @@ from multiraft.interfaces import HardState
 from multiraft.log.directory import LogDirectory
 from multiraft.log.environment import LogEnvironment
 from multiraft.log.schema import LogSettings
+from tests.unit.disks import fill_up, small_disk
 from tests.unit.log import harness as h
 from tests.unit.log.harness import (
     RELAXED,
@@ -88,26 +89,12 @@ def test_p13_a_full_disk_is_seen_before_a_commit_meets_it(
 def test_p13_a_really_full_disk(tmp_path: Path) -> None:
     """The same on a small file system of its own, filled up by somebody else."""
     mount = tmp_path / "disk"
-    mount.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(mount)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(mount, "16m"):
         settings = LogSettings(reserve_bytes=1 << 20, ahead_bytes=1 << 20, map_bytes=64 << 20)
         with opened(mount / "log", settings) as store:
             feeder = Feeder(store)
             feeder.append(h.created(1), h.created(2))
-            ballast = mount / "ballast"
-            with ballast.open("wb") as file:
-                while True:
-                    try:
-                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, 1 << 16)
-                    except OSError:
-                        break
+            ballast = fill_up(mount)
             index = 0
             while not store.space().scarce:
                 index += 1
@@ -121,8 +108,6 @@ def test_p13_a_really_full_disk(tmp_path: Path) -> None:
             assert not store.space().scarce
             feeder.append(h.entries_run(1, index + 1, 1, [bytes(500_000)], prev_term=1))
             assert store.synced_sequence == feeder.sequence
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_p14_a_full_map_grows_and_nobody_notices(tmp_path: Path, arun: Arun) -> None:

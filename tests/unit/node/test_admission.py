@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,10 @@ from typing import Any
 import pytest
 
 from multiraft import BatchError, Config, Delete, Node, NoSpace, OutcomeUnknown, Overloaded, Put
-from multiraft.errors import FormatUnsupported, Quarantined
+from multiraft.errors import FormatUnsupported, InvalidCommand, Quarantined
 from multiraft.interfaces import LogSpace
 from multiraft.machine import commands
+from tests.unit.disks import fill_up, small_disk
 from tests.unit.node.test_cluster import Trio, trio
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -26,6 +24,8 @@ pytestmark = pytest.mark.loops("uvloop")
 
 UNREADABLE = b"\xff" + bytes(15)
 """A command of an envelope version that nobody knows yet."""
+
+READABLE = commands.encode_put(1, 1, b"\0\1key", b"value")
 
 
 def set_free(node: Node, free_bytes: int | None) -> None:
@@ -96,22 +96,6 @@ def failed_shards(node: Node) -> set[int]:
     return {routing.find(routing.physical(b"k%d" % n))[0] for n in range(20)}
 
 
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[None]:
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
 def test_p13_a_node_on_a_really_full_disk_heals_without_a_restart(
     arun: Run, tmp_path: Path
 ) -> None:
@@ -126,13 +110,7 @@ def test_p13_a_node_on_a_really_full_disk_heals_without_a_restart(
         async with Node(config) as node:
             ticked = counted_turns(node)
             await node.store.put(b"first", b"v")
-            ballast = disk / "ballast"
-            with ballast.open("wb") as file:
-                while True:
-                    try:
-                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, 1 << 16)
-                    except OSError:
-                        break
+            ballast = fill_up(disk)
             with pytest.raises(NoSpace):
                 for n in range(10_000):
                     await node.store.put(b"k%d" % n, bytes(20_000))
@@ -311,6 +289,24 @@ def test_leadership_leaves_a_replica_that_has_stopped(arun: Run, tmp_path: Path)
             )
             for node in cluster.nodes.values():
                 with pytest.raises(Quarantined):
-                    await node.waiters.submit(everywhere, b"x", node.turn.now() + 10**10)
+                    await node.waiters.submit(everywhere, READABLE, node.turn.now() + 10**10)
+
+    arun(main())
+
+
+def test_a_forwarded_command_that_nobody_could_read_is_refused_and_stops_no_shard(
+    arun: Run, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with trio(tmp_path) as cluster:
+            await cluster.start(1, 2, 3)
+            await cluster.ready()
+            await spread(cluster)
+            one, two, _ = cluster.nodes.values()
+            group = min(led(one))
+            for bad, kind in ((UNREADABLE, FormatUnsupported), (READABLE[:-1], InvalidCommand)):
+                with pytest.raises(kind):
+                    await two.waiters.submit(group, bad, two.turn.now() + 10**10)
+            assert not one.status().quarantined and two.peers.linked(1)
 
     arun(main())

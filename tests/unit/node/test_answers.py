@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from multiraft import Entry, Node
+from multiraft._core import MessageKind
 from multiraft._ticket import Ticket, Waker
 from multiraft.errors import LinkLost, SyncFailed
 from multiraft.node.reads import Reads
@@ -19,6 +20,8 @@ from tests.unit.node.test_cluster import Trio, trio
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 pytestmark = pytest.mark.loops("uvloop")
+
+ACK = int(MessageKind.MSG_FORWARD_ACK)
 
 
 async def leader_and_follower(cluster: Trio) -> tuple[Node, Node]:
@@ -57,8 +60,8 @@ def test_p35_p79_an_answer_to_an_earlier_life_of_a_node_answers_nobody(
 
     async def ask(cluster: Trio, node: Node) -> tuple[list[Ticket[Any]], set[int]]:
         asked: list[Ticket[Any]] = [node.store.put(b"k", b"v"), node.store.get(b"k")]
-        await cluster.until(lambda: bool(node.forwarding._away) and bool(node.reads._rounds))
-        return asked, {*node.forwarding._away, *node.reads._rounds}
+        await cluster.until(lambda: len(node.forwarding) > 0 and bool(node.reads._rounds))
+        return asked, {*node.forwarding.away, *node.reads._rounds}
 
     async def main() -> None:
         async with trio(tmp_path, shards=1) as cluster:
@@ -78,7 +81,8 @@ def test_p35_p79_an_answer_to_an_earlier_life_of_a_node_answers_nobody(
             with deaf(back):
                 tickets, _ = await ask(cluster, back)
                 for context in earlier:
-                    back.forwarding.answered(leader.config.node_id, context, 7, 0, b"")
+                    answer = (leader.config.node_id, ACK, 0, context, 7, 0, 0, b"")
+                    assert back.forwarding.take([answer], pytest.fail) == []
                     back.reads.answered([(1, context, 0)])
                 back.waker.drain()
                 assert not any(ticket.done() for ticket in tickets)

@@ -16,6 +16,8 @@ from multiraft import Config, ConfigError, DeadlineExceeded, Entry, Node, Outcom
 from multiraft.errors import MultiRaftError, SyncFailed
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
+Machines = Callable[[int], dict[str, Any]]
+"""The kinds of users' machines that a node is given, by its number."""
 
 pytestmark = pytest.mark.loops("uvloop")
 
@@ -34,8 +36,9 @@ def free_ports(count: int) -> list[int]:
 class Trio:
     """Three nodes, each in a directory of its own."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, machines: Machines | None = None, **settings: Any) -> None:
         self.folder = folder
+        self.machines = machines
         self.addresses = {node: f"127.0.0.1:{port}" for node, port in enumerate(free_ports(3), 1)}
         self.settings = {
             "shards": 6,
@@ -51,7 +54,9 @@ class Trio:
 
     async def start(self, *nodes: int) -> None:
         for node in nodes:
-            self.nodes[node] = Node(self.config(node))
+            self.nodes[node] = Node(
+                self.config(node), machines=self.machines(node) if self.machines else None
+            )
             await self.nodes[node].start()
 
     async def ready(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from multiraft import Config, Delete, Node
 from multiraft.machine.slots import SlotPage
-from multiraft.node import hash_scan
+from multiraft.node import hash_scan, scanning, store
 from multiraft.node.hash_scan import Window
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -161,3 +161,43 @@ def test_a_window_that_grows_too_large_keeps_its_beginning(
     assert kept == sorted(numbers, reverse=reverse)[: len(kept)]
     monkeypatch.setattr(hash_scan, "WINDOW_BYTES", 1)
     assert window_of([[4], [2]], reverse=reverse).keys == 1
+
+
+class Rounds:
+    """Counts how often the loop comes round."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        self.count += 1
+        self._handle = self._loop.call_soon(self._round)
+
+    def stop(self) -> int:
+        self._handle.cancel()
+        return self.count
+
+
+@pytest.mark.parametrize("shards", [None, 4], ids=["range", "hash"])
+def test_p99_a_scan_lets_the_loop_round_with_every_page(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int | None
+) -> None:
+    monkeypatch.setattr(scanning, "PAGE_KEYS", 50)
+    monkeypatch.setattr(hash_scan, "EMITTED_AT_ONCE", 50)
+    monkeypatch.setattr(hash_scan, "PAGE_SLOTS", 1024)
+    monkeypatch.setattr(store, "GET_MANY_AT_ONCE", 50)
+    keys = [b"k%05d" % n for n in range(5000)]
+
+    async def main() -> None:
+        async with Node(Config(data_dir=str(tmp_path), shards=shards)) as node:
+            await node.store.put_many((key, b"v") for key in keys)
+            rounds = Rounds()
+            assert [key async for key, _ in node.store.scan()] == keys
+            assert rounds.stop() >= 100
+            rounds = Rounds()
+            assert await node.store.get_many(keys) == [b"v"] * 5000
+            assert rounds.stop() >= 99
+
+    arun(main())
