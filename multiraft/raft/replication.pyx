@@ -427,6 +427,8 @@ cdef int fetched_run(Engine engine, Replica* replica, Peer* peer, const char* da
         raise InvariantViolation(f"a run of group {run.group} was read for group {replica.group}")
     if peer != NULL and (replica.role != LEADER or peer_paused(peer)):
         return 0                             # we lead no more, or its window is full
+    if peer == NULL and replica.snapshot_pending:
+        return 0                             # a snapshot was offered meanwhile: it may be installed before these are taken
     next_index = peer.next_index if peer != NULL else replica.log.applying_index + 1
     if not run.first <= next_index < run.first + run.count or log_term(&replica.log, next_index) != run.term:
         return 0                             # the world has moved on; what is needed now is asked for anew

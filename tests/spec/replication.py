@@ -317,6 +317,8 @@ def fetched(r: Replica, id: int, runs: tuple[tuple[Entry, ...], ...]) -> Replica
         peer = r.peer(id)
         if peer is not None and (r.role != Role.LEADER or peer.silent()):
             continue
+        if peer is None and r.snapshot_pending:
+            continue
         first = peer.next if peer is not None else r.log.applying + 1
         known = (
             entries[0].index <= first <= entries[-1].index and r.log.term(first) == entries[0].term

@@ -16,7 +16,7 @@ SEEDS = int(os.environ.get("MULTIRAFT_SPEC_SEEDS", "60"))
 FIRST = int(os.environ.get("MULTIRAFT_SPEC_FIRST", "0"))
 EVENTS = int(os.environ.get("MULTIRAFT_SPEC_EVENTS", "1200"))
 # Seeds that failed once; what was wrong has tests of its own, these are run for company.
-FAILED_ONCE = (50019, 60029, 60536, 61099, 70557)
+FAILED_ONCE = (50019, 60029, 60536, 61099, 70557, 400925)
 
 
 def run(seed: int) -> Cluster:

@@ -21,7 +21,7 @@ from multiraft.raft import (
     membership_after,
 )
 
-from .harness import PLAIN, Cluster, voters
+from .harness import PLAIN, Cluster, Node, voters
 from .test_paper import answers, make_leader, replica_with
 from .test_pitfalls import add, drop, joint, learn
 
@@ -378,6 +378,27 @@ def test_p45_a_change_that_a_snapshot_holds_is_not_applied_again() -> None:
     replica.installed(Snapshot(5, 1, voters(1, 2, 3, 4)))
     assert replica.ready().committed == ()
     assert (replica.membership(), replica.status().applied_index) == (voters(1, 2, 3, 4), 5)
+
+
+def test_p53_entries_read_while_a_snapshot_is_awaited_are_not_applied_after_it() -> None:
+    """They were asked for before the snapshot was offered, and are read before it is installed."""
+    node = Node(1, voters(1, 2, 3), PLAIN)
+    node.disk.entries = {index: Entry(index, 1, b"x") for index in (1, 2, 3)}
+    node.replica = Replica(
+        PLAIN,
+        replica=1,
+        membership=voters(1, 2, 3),
+        hard_state=HardState(term=1, commit=3),
+        entries=list(node.disk.entries.values()),
+        in_memory=False,
+    )
+    assert [(peer, first) for peer, first, _ in node.replica.ready().wanted] == [(0, 1)]
+    node.replica.step(Message(K.MSG_SNAPSHOT, 2, 1, term=1, index=7, log_term=1))
+    assert node.replica.ready().snapshot is not None
+    node.replica.fetched(0, node.disk.read(1, 1))
+    node.replica.installed(Snapshot(7, 1, voters(1, 2, 3)))
+    assert node.replica.ready().committed == ()
+    assert node.replica.status().applied_index == 7
 
 
 def test_p53_a_snapshot_at_or_below_the_commit_index_is_ignored_and_answered() -> None:
