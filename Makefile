@@ -84,7 +84,7 @@ demo: build
 	$(BIN)/multiraft demo
 
 bench: build
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-autosave
+	$(BIN)/python -m pytest benchmarks -o faulthandler_timeout=600 --benchmark-enable --benchmark-only --benchmark-autosave
 
 # Copies are made anew, so that none outlives its source.
 debug: .venv-debug/.ready

@@ -25,6 +25,8 @@ import pytest
 from benchmarks.device import device_bytes, sync_ms
 from benchmarks.trio import Members, members, summary
 
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
+
 SHARDS = 64
 MEMTABLE_AGE_S = 20.0
 
@@ -119,16 +121,12 @@ def check(found: Members, answers: list[dict[str, Any]]) -> None:
         assert None not in answer["values_hex"]
 
 
-@pytest.mark.slow
-@pytest.mark.cluster
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kind}-{row.calls}")
 @pytest.mark.benchmark(group="puts end to end, three processes")
 def test_put(benchmark: Any, cluster: Cluster, row: Row) -> None:
     measure(benchmark, cluster, row)
 
 
-@pytest.mark.slow
-@pytest.mark.cluster
 @pytest.mark.benchmark(group="puts end to end, three processes")
 def test_put_fresh_into_a_million(benchmark: Any, cluster: Cluster) -> None:
     """Random keys that are new: memtables fill, are flushed, and the tree grows under them."""
@@ -145,8 +143,6 @@ def test_put_fresh_into_a_million(benchmark: Any, cluster: Cluster) -> None:
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.cluster
 @pytest.mark.benchmark(group="latency of one client, three processes")
 def test_latency_of_one_client(benchmark: Any, cluster: Cluster) -> None:
     """One client on one node, beside the log's own commits in the same run: the ratio of their medians is the figure."""
