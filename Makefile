@@ -29,7 +29,7 @@ help:
 	@echo "make debug      build and test with bounds, invariants and leaks checked"
 	@echo "make annotate   Cython's coloured HTML, under build/cython"
 	@echo "make docs       write the generated parts of docs/"
-	@echo "make dist       sdist and wheel, under dist/; make dist-check tries both in fresh environments"
+	@echo "make dist       sdist and wheel, under dist/; make dist-check installs and tests them in fresh environments"
 	@echo "make clean      remove what was built; make distclean also the environments"
 
 # -- environments -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Tries a built sdist and wheel as a user would: looks into both, installs each in a fresh environment, imports every module.
+"""Tries a built sdist and wheel as a user would: looks into both, installs each in a fresh environment, imports every module,
+and runs the quick tests of the sdist, without the sources beside them, against the wheel.
 
     python -m tools.dist_check dist
 
@@ -8,6 +9,7 @@ stubs, and neither their sources nor generated C. Nothing of the work tree is on
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -83,6 +85,28 @@ def try_install(package: Path, folder: Path) -> None:
     subprocess.run([str(python), "-P", str(script)], cwd=folder, check=True)
 
 
+def try_tests(sdist: Path, wheel: Path, folder: Path) -> None:
+    """Run the sdist's quick tests against the installed wheel: nothing of a source tree is beside them."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (tree,) = folder.iterdir()
+    shutil.rmtree(tree / "multiraft")
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, f"{wheel.resolve()}[test]"], check=True)
+    quick = [
+        "-q",
+        "-m",
+        "not slow and not cluster",
+        "tests/unit",
+        "tests/spec",
+        "tests/transcripts",
+    ]
+    subprocess.run([str(python), "-m", "pytest", *quick], cwd=tree, check=True)
+
+
 def one(paths: Iterable[Path], what: str) -> Path:
     found = list(paths)
     if len(found) != 1:
@@ -101,6 +125,7 @@ def main(arguments: list[str]) -> int:
         for package in (wheel, sdist):
             try_install(package, Path(scratch) / package.suffix.strip("."))
             print(f"{package.name} installs and imports")
+        try_tests(sdist, wheel, Path(scratch) / "tests")
     return 0
 
 
