@@ -51,7 +51,9 @@ class Filled:
     def change(self) -> None:
         kind = self.draw.random()
         if kind < 0.5:
-            pairs = {self.key(): self.draw.randbytes(self.draw.choice([0, 1, 60])) for _ in range(9)}
+            pairs = {
+                self.key(): self.draw.randbytes(self.draw.choice([0, 1, 60])) for _ in range(9)
+            }
             self.model |= pairs
             self.apply(encode_put_many(SPACE, EPOCH, pairs.items()))
         elif kind < 0.7:
