@@ -1,4 +1,4 @@
-"""Pages of a scan while the shard changes between them: each against a plain sorted dict, whatever lies in memory and in the tree."""
+"""Pages of a scan while the shard changes between them, each against a plain sorted dict."""
 
 from __future__ import annotations
 
