@@ -23,10 +23,10 @@ from multiraft.machine.commands cimport (
 )
 from multiraft.node.waiters cimport Waiters
 
-from multiraft.config import TIMEOUT_S_MAX
+from multiraft import config
 from multiraft.errors import Closed, NoLeader, TooLarge
 
-cdef double SECONDS_MAX = TIMEOUT_S_MAX
+cdef double SECONDS_MAX = config.TIMEOUT_S_MAX
 
 # Where one pair of a `put_many` goes.
 cdef struct Target:
