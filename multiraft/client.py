@@ -42,7 +42,7 @@ from multiraft.node.operations import Condition, Entry, Operation, Put, Revision
 from multiraft.node.refusals import decode_refusal
 from multiraft.node.store import after_prefix
 from multiraft.transport.caller import CallerConnection, Unsent
-from multiraft.transport.calls import pack_many, unpack_many, unpack_whole
+from multiraft.transport.calls import LEFT_MS_MAX, pack_many, unpack_many, unpack_whole
 from multiraft.transport.endpoints import BACKOFF_MAX_S, BACKOFF_MIN_S, Endpoints
 
 Pair = tuple[bytes, bytes]
@@ -129,7 +129,7 @@ class Client:
 
         All of them go in one frame of 32 MiB at most: beyond, TooLarge.
         """
-        packed = pack_many(_bytes(part) for pair in items for part in pair)
+        packed = pack_many(_bytes(part) for key, value in items for part in (key, value))
         return unpack_revisions(await self._write(Call.PUT_MANY, [packed, nowait], timeout, nowait))
 
     async def delete_range(self, start: bytes, end: bytes, *, timeout: float | None = None) -> int:
@@ -284,7 +284,8 @@ class Client:
         if self._endpoints.closed:
             raise Closed("this client is closed")
         seconds = self._timeout_s if timeout is None else timeout
-        return asyncio.get_running_loop().time() + seconds
+        # Nothing on the wire, and no timer, knows "for ever".
+        return asyncio.get_running_loop().time() + min(seconds, LEFT_MS_MAX / 1000)
 
     async def _write(
         self, operation: Call, arguments: list[Any], timeout: float | None, nowait: bool = False

@@ -24,6 +24,9 @@ SLOTS = 16384
 KEY_BYTES_MAX = 480
 """What fits into one key of the state store beside the space and slot before it."""
 
+TIMEOUT_S_MAX = 1_000_000_000
+"""A call that is given longer, ``math.inf`` say, is given this: thirty years in nanoseconds are a number that fits."""
+
 VALUE_BYTES_HARD_MAX = 8 * 1024 * 1024 - 4096
 """A value must fit into one entry of the log with its key and envelope."""
 

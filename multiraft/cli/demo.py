@@ -36,6 +36,8 @@ VICTIM = 3
 START_TIMEOUT_S = 60.0
 CATCH_UP_TIMEOUT_S = 120.0
 LOOK_EVERY_S = 0.1
+KEYS_MIN = 3
+"""The node is killed after one of them and started again after another; and something comes after that."""
 INTERRUPTED = 130
 
 EPILOG = """\b
@@ -375,8 +377,11 @@ def demo(given: Path | None, keep: Path | None, shards: int, as_json: bool) -> N
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
     source = look_at(given) if given is not None else standard_library()
-    if not source.keys:
-        raise click.BadParameter(f"there is nothing to load in {source.root}", param_hint="--input")
+    if source.keys < KEYS_MIN:
+        raise click.BadParameter(
+            f"there is too little to load in {source.root}: {source.keys} keys",
+            param_hint="--input",
+        )
     show = make_show(to_stderr=as_json)
     show.say(f"{source.keys:,} keys from {len(source.files):,} files under {source.root}")
     try:

@@ -114,8 +114,11 @@ def say(line: str) -> None:
     type=click.Path(exists=True, dir_okay=False),
     help="A TOML file; its keys are those of Config.",
 )
-@click.option("--node-id", type=int, help="This node's number, from 1.")
-@click.option("--data-dir", help="Where this node keeps everything; its own, and nobody else's.")
+@click.option("--node-id", type=int, help="This node's number, from 1.  [default: 1]")
+@click.option(
+    "--data-dir",
+    help="Where this node keeps everything; its own, and nobody else's.  [default: data]",
+)
 @click.option("--listen", help="HOST:PORT for the other nodes; port 0 takes a free one.")
 @click.option(
     "--client-listen",

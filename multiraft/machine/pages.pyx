@@ -422,8 +422,10 @@ def merge_page(
             end = <bytes>over.bound + b"\0"
     cdef Stream disk = Stream(cursor, start, end, reverse)
     while True:
-        range_number = pass_deleted(disk, over.ranges, range_number, &visits, visits_max)
         item = over.items[position] if position < item_count else None
+        # Not past what memory has next: a page that spent its visits before its first key would never get beyond it.
+        if item is None or (disk.key is not None and comes_first(disk.key, <bytes>item[0], reverse)):
+            range_number = pass_deleted(disk, over.ranges, range_number, &visits, visits_max)
         if item is None and disk.key is None:
             # Forwards the next page starts behind the bound, backwards it ends before it.
             return page, over.bound if over.bound is None or reverse else <bytes>over.bound + b"\0"

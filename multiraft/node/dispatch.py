@@ -36,13 +36,15 @@ from multiraft.node.calls import Call, pack_revisions, unpack_conditions, unpack
 from multiraft.node.operations import Entry
 from multiraft.node.refusals import encode_refusal
 from multiraft.node.status import NodeStatus
-from multiraft.node.store import Pair, Store
-from multiraft.transport.calls import pack_many, unpack_whole
+from multiraft.node.store import GET_MANY_AT_ONCE, Pair, Store
+from multiraft.transport.calls import CALL_BYTES_MAX, pack_many, unpack_whole
 from multiraft.transport.gateway import Gateway, GatewayConnection
 from multiraft.transport.hello import farewell_for
 
 CURSORS_MAX = 16
 """Scans that one client has open at the same time."""
+GET_MANY_FIRST = 32
+"""Keys that are read before it is known how large their values are."""
 PAGE_KEYS = 512
 PAGE_BYTES = 512 * 1024
 
@@ -168,8 +170,26 @@ class Dispatch:
         pairs = zip(items[::2], items[1::2], strict=True)
         return self._store.put_many(pairs, timeout=left_s, nowait=nowait)
 
-    def _get_many(self, left_s: float, packed: bytes, stale: bool) -> Answer:
-        return self._store.get_many(unpack_whole(packed), timeout=left_s, stale=stale)
+    async def _get_many(self, left_s: float, packed: bytes, stale: bool) -> list[bytes | None]:
+        """Some at a time, as many as may fit going by the largest so far: a small call may name more than memory holds."""
+        keys = unpack_whole(packed)
+        found: list[bytes | None] = []
+        size = largest = 0
+        deadline = self._loop.time() + left_s
+        while len(found) < len(keys):
+            room = (CALL_BYTES_MAX - size) // largest if largest else GET_MANY_FIRST
+            some = keys[len(found) : len(found) + max(1, min(room, GET_MANY_AT_ONCE))]
+            left_s = deadline - self._loop.time()
+            values = await self._store.get_many(some, timeout=left_s, stale=stale)
+            found += values
+            sizes = [len(value) for value in values if value is not None]
+            size += sum(sizes) + 4 * len(values)
+            largest = max(largest, 4, *sizes)
+            if size > CALL_BYTES_MAX:
+                raise TooLarge(
+                    f"the values of {len(found)} of {len(keys)} keys are over a frame already"
+                )
+        return found
 
     def _delete_range(self, left_s: float, start: bytes, end: bytes) -> Answer:
         return self._store.delete_range(start, end, timeout=left_s)

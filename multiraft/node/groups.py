@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from multiraft._ticket import Ticket, Waker
-from multiraft.config import Config
+from multiraft.config import TIMEOUT_S_MAX, Config
 from multiraft.errors import (
     BatchError,
     Closed,
@@ -77,7 +77,9 @@ class Groups:
     def deadline(self, timeout: float | None) -> int:
         if self._closed:
             raise Closed("this node is closed")
-        return self._now_ns() + (self._timeout_ns if timeout is None else round(timeout * 1e9))
+        if timeout is None:
+            return self._now_ns() + self._timeout_ns
+        return self._now_ns() + round(min(timeout, TIMEOUT_S_MAX) * 1e9)
 
     def close(self) -> None:
         """Refuse every call from here on; the node does this."""

@@ -13,6 +13,8 @@ from multiraft.config import KEY_BYTES_MAX, SLOTS
 from multiraft.errors import InvalidCommand, NoLeader, TooLarge
 from multiraft.node.meta import DEFAULT_SPACE, ShardMap, ShardRecord, space_prefix
 
+SLOT_BYTES = 2
+
 
 class Routing:
     """Where the keys of the default space live. Empty until group 0 is applied here."""
@@ -39,11 +41,23 @@ class Routing:
 
     def physical(self, key: bytes) -> bytes:
         """The key as it stands on the disk. Raises InvalidCommand or TooLarge."""
-        if not isinstance(key, bytes) or not key:
+        if type(key) is not bytes or not key:
             raise InvalidCommand(f"a key is bytes, one at least, and not {key!r:.50}")
         if len(key) > KEY_BYTES_MAX:
             raise TooLarge(f"a key has {len(key)} bytes; {KEY_BYTES_MAX} are the limit")
         return physical_key(self.space, key, self.hashed)
+
+    def user_key(self, physical: bytes) -> bytes:
+        """The key as its user has it; one of another space as it is."""
+        prefix = space_prefix(self.space)
+        if not physical.startswith(prefix):
+            return physical
+        return physical[len(prefix) + (SLOT_BYTES if self.hashed else 0) :]
+
+    def require_known(self) -> None:
+        """Raise NoLeader while the map is not known here: no keys, and keys that nobody knows of yet, are not the same."""
+        if self._table is None:
+            raise NoLeader("this node does not know the shards yet")
 
     def find(self, physical: bytes) -> tuple[int, int]:
         """(group, range epoch) of a physical key. Raises NoLeader while the map is not known here."""

@@ -75,6 +75,7 @@ class Store:
             timeout_s=config.timeout_s,
         )
         routing.on_change = self._writes.route
+        waiters.user_key = routing.user_key
 
     # -- writes -----------------------------------------------------------------------------------------------------------
 
@@ -306,12 +307,15 @@ class Store:
         """
         if prefix and (start is not None or end is not None):
             raise InvalidCommand("scan takes a prefix, or a start and an end")
+        if not all(type(one) is bytes for one in (prefix, start or b"", end or b"")):
+            raise InvalidCommand("a prefix, a start and an end of a scan are bytes")
         low, high = (prefix, after_prefix(prefix)) if prefix else (start or b"", end or b"")
         if high and low >= high:
             return
         left = limit
         if left is not None and left <= 0:
             return
+        self._routing.require_known()
         pages = Pages(
             self._machine,
             self._waker,

@@ -39,6 +39,7 @@ cdef class Waiters:
     cdef object kick                    # called when the turn has something to do
     cdef public uint64_t now_ns         # the time as of the last turn or tick: good enough for deadlines, and free
     cdef public object gate             # (group, payload) -> why it is not proposed now, or None; None: every one may be
+    cdef public object user_key         # (physical key) -> the caller's, for what an error tells him; None: as it is
     cdef readonly uint64_t proposed
     cdef readonly uint64_t expired
 

@@ -41,6 +41,7 @@ class CallQueue: ...
 class Waiters:
     now_ns: int
     gate: Callable[[int, Any], Retryable | None] | None
+    user_key: Callable[[bytes], bytes] | None
     @property
     def waker(self) -> Waker: ...
     @property

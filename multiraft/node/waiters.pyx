@@ -17,7 +17,9 @@ from multiraft._core cimport CommittedRun, CommittedRuns
 from multiraft._ticket cimport Ticket, Waker, ticket_new
 from multiraft.raft.multi cimport MultiRaft
 
-from multiraft.errors import DeadlineExceeded, LeadershipLost, NoLeader, OutcomeUnknown, Rejected, Retryable
+from multiraft.errors import (
+    DeadlineExceeded, LeadershipLost, NoLeader, OutcomeUnknown, PreconditionFailed, Rejected, Retryable,
+)
 
 
 @cython.final
@@ -141,6 +143,8 @@ cdef class Waiters:
             if call.origin:
                 self.answered(call, value)
         elif failed:
+            if type(value) is PreconditionFailed and self.user_key is not None:
+                value = PreconditionFailed(str(value), key=self.user_key(value.key), revision=value.revision)
             self.waker.fail(call.ticket, value)
         else:
             if call.lead is not None:

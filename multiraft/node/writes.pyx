@@ -23,8 +23,10 @@ from multiraft.machine.commands cimport (
 )
 from multiraft.node.waiters cimport Waiters
 
+from multiraft import config
 from multiraft.errors import Closed, NoLeader, TooLarge
 
+cdef double SECONDS_MAX = config.TIMEOUT_S_MAX
 
 # Where one pair of a `put_many` goes.
 cdef struct Target:
@@ -61,7 +63,10 @@ cdef class Writes:
             raise Closed("this store is closed")
         if timeout is None:
             return self.waiters.now_ns + self.timeout_ns
-        return self.waiters.now_ns + <uint64_t>max(0.0, <double>timeout * 1e9)
+        cdef double seconds = timeout
+        if not seconds > 0:
+            return self.waiters.now_ns
+        return self.waiters.now_ns + <uint64_t>(min(seconds, SECONDS_MAX) * 1e9)
 
     cdef const Route* find(self, object key, char* head, size_t* head_bytes) except NULL:
         """The route of a sound user key, and what stands before it in its physical key."""

@@ -165,6 +165,13 @@ def test_a_node_that_does_not_start_says_why(
     assert not processes_of(temporary)
 
 
+def test_what_is_too_little_to_kill_a_node_in_is_refused(tmp_path: Path) -> None:
+    """Of two keys one came before the kill and the start alike."""
+    (tmp_path / "few.txt").write_text("line\n" * 20)
+    run = CliRunner().invoke(main, ["demo", "--input", str(tmp_path)])
+    assert (run.exit_code, "2 keys" in run.output) == (2, True), run.output
+
+
 def test_what_is_kept_is_kept(files: Path, tmp_path: Path) -> None:
     place = tmp_path / "kept"
     run = run_demo("--input", str(files), "--shards", "4", "--keep", str(place))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_refusals_are_those_of_the_store(arun: Run, tmp_path: Path) -> None:
             revision = await client.put(b"a", b"1")
             with pytest.raises(PreconditionFailed) as failed:
                 await client.compare_and_set(b"a", b"2", revision=revision + 1)
-            assert failed.value.revision == revision
+            assert (failed.value.key, failed.value.revision) == (b"a", revision)
             for refused in (
                 client.put(b"", b"v"),
                 client.put("text", b"v"),  # type: ignore[arg-type]
@@ -171,6 +172,72 @@ def test_refusals_are_those_of_the_store(arun: Run, tmp_path: Path) -> None:
             with pytest.raises(InvalidCommand):
                 [pair async for pair in client.scan(prefix=b"a", start=b"b")]
             assert await client.get(b"a") == b"1"
+
+    arun(main())
+
+
+@pytest.mark.parametrize("shards", [4, None])
+def test_a_condition_that_failed_names_the_callers_own_key(
+    arun: Run, tmp_path: Path, shards: int | None
+) -> None:
+    """Where it is led, where it was forwarded, and outside: nobody knows the key as it stands on the disk."""
+
+    async def main() -> None:
+        settings = {"shards": shards} | ({"borders": (b"m",)} if shards is None else {})
+        async with (
+            three_nodes(tmp_path, **settings) as (nodes, addresses),
+            Client(addresses) as client,
+        ):
+            revision = await client.put(b"key", b"1")
+            for face in (*(node.store for node in nodes), client):
+                with pytest.raises(PreconditionFailed) as failed:
+                    await face.compare_and_set(b"key", b"2", revision=revision + 1)
+                assert (failed.value.key, failed.value.revision) == (b"key", revision)
+
+    arun(main())
+
+
+def test_items_that_are_no_pairs_are_refused(arun: Run, tmp_path: Path) -> None:
+    """Flattened, two threes would make three pairs: a value written under a key that nobody named."""
+
+    async def main() -> None:
+        async with one_node(tmp_path) as (_, client):
+            threes = [(b"a", b"1", b"b"), (b"2", b"c", b"3")]
+            with pytest.raises(ValueError):
+                await client.put_many(threes)  # type: ignore[arg-type]
+            assert [pair async for pair in client.scan()] == []
+
+    arun(main())
+
+
+def test_a_client_may_wait_for_ever(arun: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with one_node(tmp_path) as (_, client):
+            assert await client.put(b"a", b"1", timeout=math.inf) > 0
+            assert [pair async for pair in client.scan(timeout=math.inf)] == [(b"a", b"1")]
+
+    arun(main())
+
+
+def test_get_many_of_more_than_fits_costs_no_more_than_that(arun: Run, tmp_path: Path) -> None:
+    """One small call may name a large value a million times: the answer is refused before it is all in memory."""
+
+    async def main() -> None:
+        async with one_node(tmp_path) as (node, client):
+            await client.put(b"k", bytes(1 << 20))
+            asked = 0
+            get = node.store._machine.get
+
+            def counting(group: int, key: bytes) -> Any:
+                nonlocal asked
+                asked += 1
+                return get(group, key)
+
+            node.store._machine.get = counting  # type: ignore[method-assign]
+            with pytest.raises(TooLarge):
+                await client.get_many([b"k"] * 20_000)
+            assert asked < 200
+            assert await client.get_many([b"k", b"none"] * 9) == [bytes(1 << 20), None] * 9
 
     arun(main())
 

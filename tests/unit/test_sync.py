@@ -322,6 +322,14 @@ def test_a_scan_that_is_left_ends_on_the_loop_too(tmp_path: Path) -> None:
 # -- signals --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where a shell has started all of this in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_when(ready: Callable[[], bool]) -> threading.Thread:
     """Press Ctrl-C for the main thread, once something is so."""
     main = threading.main_thread().ident
@@ -336,6 +344,7 @@ def interrupt_when(ready: Callable[[], bool]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_ctrl_c_gives_up_the_wait_and_nothing_else(tmp_path: Path, loop: str) -> None:
     with (
@@ -353,6 +362,7 @@ def test_ctrl_c_gives_up_the_wait_and_nothing_else(tmp_path: Path, loop: str) ->
         assert node.store.put(b"mine", b"2") > 0
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_starting_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

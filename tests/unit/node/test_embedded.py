@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from multiraft import (
     TooLarge,
     ValueIs,
 )
-from multiraft.errors import DirectoryInUse, SyncFailed
+from multiraft.errors import DirectoryInUse, NoLeader, SyncFailed
+from multiraft.transport.address import free_addresses
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -99,7 +101,7 @@ def test_a_batch_happens_whole_or_not_at_all(arun: Run, tmp_path: Path) -> None:
             revision = await db.batch([Put(b"a", b"1"), Put(b"b", b"2")], conditions=[Absent(b"a")])
             with pytest.raises(PreconditionFailed) as failed:
                 await db.batch([Put(b"a", b"9"), Delete(b"b")], conditions=[Absent(b"a")])
-            assert (failed.value.key[-1:], failed.value.revision) == (b"a", revision)
+            assert (failed.value.key, failed.value.revision) == (b"a", revision)
             assert await db.get_many([b"a", b"b"]) == [b"1", b"2"]
             await db.batch(
                 [Delete(b"b"), DeleteRange(b"x", b"z")],
@@ -115,6 +117,53 @@ def test_a_batch_happens_whole_or_not_at_all(arun: Run, tmp_path: Path) -> None:
                 db.batch([])
             with pytest.raises(InvalidCommand):
                 db.compare_and_set(b"a", b"4")
+
+    arun(main())
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e12])
+def test_a_call_may_be_given_for_ever(arun: Run, tmp_path: Path, timeout: float) -> None:
+    """Such a number of seconds once became a deadline that was over at once."""
+
+    async def main() -> None:
+        async with multiraft.open(tmp_path) as db:
+            assert db._writes.deadline(timeout) > db._writes.deadline(1e6)
+            assert await db.put(b"a", b"1", timeout=timeout) > 0
+            assert await db.get(b"a", timeout=timeout) == b"1"
+
+    arun(main())
+
+
+def test_a_scan_of_a_node_that_knows_no_shards_yet_is_refused(arun: Run, tmp_path: Path) -> None:
+    """As any other call is: nothing found, and nobody asked, are not the same."""
+
+    async def main() -> None:
+        addresses = dict(enumerate(free_addresses(3), 1))
+        config = Config(data_dir=str(tmp_path), node_id=1, listen=addresses[1], nodes=addresses)
+        async with Node(config) as node:
+            assert not node.routing.shards, "the others are not there: nobody made a cluster yet"
+            with pytest.raises(NoLeader):
+                [pair async for pair in node.store.scan()]
+
+    arun(main())
+
+
+@pytest.mark.parametrize("shards", [None, 4])
+def test_bounds_and_keys_that_are_not_bytes_are_refused(
+    arun: Run, tmp_path: Path, shards: int | None
+) -> None:
+    class Bytes(bytes):
+        """Which could be anything."""
+
+    async def main() -> None:
+        settings = {} if shards is None else {"shards": shards}
+        async with multiraft.open(tmp_path, **settings) as db:
+            for given in ({"prefix": "a"}, {"start": bytearray(b"a")}, {"end": 5}):
+                with pytest.raises(InvalidCommand):
+                    [pair async for pair in db.scan(**given)]  # type: ignore[arg-type]
+            for call in (db.get, db.get_entry, db.delete):
+                with pytest.raises(InvalidCommand):
+                    call(Bytes(b"a"))
 
     arun(main())
 
