@@ -540,6 +540,7 @@ class Node:
         self.admission.tick()
         self.keeper.tick(now_ns)
         self.users.hosting.tick(now_ns)
+        self.transfers.tick()
         self.placing.retry()
         if self._ticks % SPREAD_EVERY_TICKS == 0:
             self.placing.spread(self.admission.roomy, SPREAD_MOVES_MAX)
