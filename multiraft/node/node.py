@@ -428,11 +428,14 @@ class Node:
         return asyncio.shield(self._ending)
 
     async def _close(self) -> None:
-        await self._hand_over()
-        await self.users.leadership.close(self.config.timeout_s)
-        await self._finish_calls()
-        if self.gateway is not None:
-            await self.gateway.drain(self.config.election_ms / 1000)
+        try:
+            await self._hand_over()
+            await self.users.leadership.close(self.config.timeout_s)
+            await self._finish_calls()
+            if self.gateway is not None:
+                await self.gateway.drain(self.config.election_ms / 1000)
+        except Exception as error:
+            self._ended_badly(error)
         await self._release(self._failure)
 
     async def _hand_over(self) -> None:
@@ -468,37 +471,70 @@ class Node:
         await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
 
     async def _release(self, error: BaseException | None) -> None:
-        """Close whatever is open, in the order in which it depends on each other."""
+        """Close whatever is open, in the order in which it depends on each other. What fails in it keeps nothing else open."""
         if self._tick_timer is not None:
             self._tick_timer.cancel()
+        for close in (
+            lambda: self._stop_answering(error),
+            self._close_links,
+            self._close_workers,
+            self._close_state,
+        ):
+            try:
+                await close()
+            except Exception as trouble:
+                self._ended_badly(trouble)
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._wake_waiting()
+
+    def _ended_badly(self, error: Exception) -> None:
+        """Ending goes on, but whoever waits for the end hears of it."""
+        logger.error(
+            "node %d did not end as it should: %r",
+            self.config.node_id,
+            error,
+            exc_info=error,
+            extra={"node": self.config.node_id},
+        )
+        self._failure = self._failure or error
+
+    async def _stop_answering(self, error: BaseException | None) -> None:
         if hasattr(self, "store"):
             self.turn.stop()
             self.store.close()
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
             await self.users.leadership.close(self.config.election_ms / 1000)
-        if self.gateway is not None:
-            await self.gateway.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if hasattr(self, "transport"):
-            await self.transport.close()
+
+    async def _close_links(self) -> None:
+        try:
+            if self.gateway is not None:
+                await self.gateway.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            if hasattr(self, "transport"):
+                await self.transport.close()
+
+    async def _close_workers(self) -> None:
         if hasattr(self, "machine"):
             self.machine.stop()
-        if hasattr(self, "log"):
-            await aside(self.log.close)
-        for (
-            worker
-        ) in self._workers:  # a flush or a read that is under way needs the state's environment
-            await aside(worker.close)
-        if hasattr(self, "machine"):
-            self.machine.close()
-        if hasattr(self, "users"):
-            await aside(self.users.machines.close)
-        if not self._ended.done():
-            self._ended.set_result(None)
-        self._wake_waiting()
+        try:
+            if hasattr(self, "log"):
+                await aside(self.log.close)
+        finally:  # a flush or a read that is under way needs the state's environment
+            for worker in self._workers:
+                await aside(worker.close)
+
+    async def _close_state(self) -> None:
+        try:
+            if hasattr(self, "machine"):
+                self.machine.close()
+        finally:
+            if hasattr(self, "users"):
+                await aside(self.users.machines.close)
 
     def _answer_all(self, reason: MultiRaftError) -> None:
         self.waiters.close(reason)
@@ -618,10 +654,12 @@ class Node:
         logger.critical(
             "node %d ends: %s", self.config.node_id, error, extra={"node": self.config.node_id}
         )
-        if isinstance(error, MultiRaftError):
-            self._answer_all(error)
-        self._wake_waiting()
-        self._end(self._release(error))
+        try:
+            if isinstance(error, MultiRaftError):
+                self._answer_all(error)
+            self._wake_waiting()
+        finally:
+            self._end(self._release(error))
 
     def _learned(self, shard_map: ShardMap) -> None:
         self.peers.cluster_id = shard_map.cluster.cluster_id

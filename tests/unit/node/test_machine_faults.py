@@ -15,7 +15,7 @@ from multiraft.machine import hosted
 from multiraft.node import keeper
 from multiraft.node.snapshots import Snapshots
 
-from .machines import Counter, DiskCounter
+from .machines import Counter, DiskCounter, LoopCounter
 from .test_cluster import Trio, trio
 from .test_machines import KINDS, alone, machine_of, three
 
@@ -104,6 +104,26 @@ def test_an_only_member_says_at_once_that_it_failed(arun: Run, tmp_path: Path) -
                     with pytest.raises(Quarantined, match="broken, as asked"):
                         await call(b"1")
                 assert await node.store.put(b"k", b"v") > 0
+
+    arun(main())
+
+
+@pytest.mark.parametrize("base", [Counter, LoopCounter])
+def test_p97_a_machine_that_raises_what_is_no_exception_is_quarantined_too(
+    arun: Run, tmp_path: Path, base: type[Counter]
+) -> None:
+    class Cancelled(base):  # type: ignore[misc,valid-type]
+        def apply(self, command: bytes, index: int, term: int) -> Any:
+            if command == b"cancel":
+                raise asyncio.CancelledError
+            return super().apply(command, index, term)
+
+    async def main() -> None:
+        async with alone(tmp_path, Cancelled) as node:
+            group = await node.create_group("hits", Cancelled)
+            with pytest.raises(OutcomeUnknown, match="quarantined"):
+                await group.propose(b"cancel", timeout=20)
+            assert await node.store.put(b"k", b"v") > 0
 
     arun(main())
 
