@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -440,29 +441,45 @@ class Node:
 
     async def _hand_over(self) -> None:
         """Give every leadership here to a member that can take it, within one election timeout."""
-        others = [
-            node
-            for node in self.config.voters
-            if node != self.config.node_id and self.peers.linked(node)
-        ]
-        until = self._loop.time() + self.config.election_ms / 1000
-        while others and self._failure is None and self._loop.time() < until:
-            led = [group for group in self.multi.groups() if self.multi.leads(group)]
-            if not led:
-                return
-            for group in led:
-                self.multi.hand_over(group, self.peers.linked)
-            self.turn.kick()
-            await self._something_changes()
-
-    async def _finish_calls(self) -> None:
-        """Let calls that are on their way get their answers, within one election timeout."""
-        self._draining = True
+        self.admission.leave()
         until = self._loop.time() + self.config.election_ms / 1000
         while self._failure is None and self._loop.time() < until:
-            if not (self.waiters.waiting or len(self.forwarding) or len(self.reads)):
+            if not self._hand_over_what_is_led():
                 return
             await self._something_changes()
+
+    def _hand_over_what_is_led(self) -> bool:
+        """Is anything led here that another could take? It is on its way then."""
+        if not self._others_linked():
+            return False
+        led = [group for group in self.multi.groups() if self.multi.leads(group)]
+        for group in led:
+            self.multi.hand_over(group, self.peers.linked)
+        self.turn.kick()
+        return bool(led)
+
+    def _others_linked(self) -> bool:
+        me = self.config.node_id
+        return any(node != me and self.peers.linked(node) for node in self.config.voters)
+
+    async def _finish_calls(self) -> None:
+        """Let calls that are on their way get their answers, within one election timeout.
+
+        Others forward here until they have heard who leads now: a link that broke before would make each such call unknown. So
+        this node stays, and says that it does not lead, until nobody has asked for as long as it takes to hear of a leader.
+        """
+        self._draining = True
+        now = quiet_since = self._loop.time()
+        until, asked = now + self.config.election_ms / 1000, self.forwarding.asked
+        quiet_s = 2 * self.config.heartbeat_ms / 1000
+        while self._failure is None and now < until:
+            calls = self.waiters.waiting or len(self.forwarding) or len(self.reads)
+            if calls or self.forwarding.asked != asked or self._hand_over_what_is_led():
+                quiet_since, asked = now, self.forwarding.asked
+            elif not self._others_linked() or now - quiet_since >= quiet_s:
+                return
+            await self._something_changes()
+            now = self._loop.time()
 
     async def _something_changes(self) -> None:
         """Wait for the next change of a role - or, once the node is draining, for the next turn - but no longer than a tick."""
@@ -475,7 +492,7 @@ class Node:
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         for close in (
-            lambda: self._stop_answering(error),
+            partial(self._stop_answering, error),
             self._close_links,
             self._close_workers,
             self._close_state,
@@ -490,13 +507,8 @@ class Node:
 
     def _ended_badly(self, error: Exception) -> None:
         """Ending goes on, but whoever waits for the end hears of it."""
-        logger.error(
-            "node %d did not end as it should: %r",
-            self.config.node_id,
-            error,
-            exc_info=error,
-            extra={"node": self.config.node_id},
-        )
+        node = self.config.node_id
+        logger.error("node %d did not end well", node, exc_info=error, extra={"node": node})
         self._failure = self._failure or error
 
     async def _stop_answering(self, error: BaseException | None) -> None:

@@ -219,9 +219,10 @@ def test_p36_what_is_held_back_is_neither_answered_nor_readable(arun: Run, tmp_p
         async with Node(Config(data_dir=str(tmp_path), memtable_bytes_max=65536)) as node:
             db = node.store
             flush, waiting = node.machine.flush, []
-            append, batches = node.log.append, []
+            append = node.log.append
+            batches: list[bytes] = []
             node.machine.flush = lambda *given: waiting.append(given)  # type: ignore[method-assign,assignment]
-            node.log.append = batches.append  # type: ignore[method-assign,assignment]
+            node.log.append = batches.append  # type: ignore[method-assign]
             tickets = []
             for n in range(300):  # a run each, for a turn is between any two
                 turns = node.turn.counters.turns

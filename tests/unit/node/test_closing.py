@@ -12,6 +12,8 @@ import pytest
 import multiraft
 from multiraft import Config, Node
 from multiraft.errors import SyncFailed
+from multiraft.node import node as node_module
+from tests.unit.node.test_cluster import trio
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -98,5 +100,42 @@ def test_a_node_that_fails_while_it_answers_ends_all_the_same(arun: Run, tmp_pat
             await node.closed()
         async with multiraft.open(tmp_path) as db:
             assert await db.get(b"k") is None
+
+    arun(main())
+
+
+@pytest.mark.slow
+@pytest.mark.loops("uvloop")
+def test_calls_of_others_are_answered_by_a_node_that_closes(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go on forwarding to it, and on handing leaderships back to it, for as long as they know of nothing."""
+    monkeypatch.setattr(node_module, "SPREAD_EVERY_TICKS", 1)
+
+    async def main() -> None:
+        async with trio(tmp_path, shards=8) as cluster:
+            await cluster.start(1, 2, 3)
+            await cluster.ready()
+            stop = asyncio.Event()
+            done = 0
+
+            async def write(node: Node, number: int) -> None:
+                nonlocal done
+                while not stop.is_set():
+                    await node.store.put(b"%d-%d" % (number, done), b"v", timeout=20)
+                    done += 1
+
+            writers = [
+                asyncio.ensure_future(write(cluster.nodes[1 + number % 2], number))
+                for number in range(32)
+            ]
+            for _ in range(5):
+                await cluster.until(lambda: cluster.nodes[3].status().led > 1)
+                await cluster.stop(3)
+                assert not [one for one in writers if one.done() and one.exception()]
+                await cluster.start(3)
+                await cluster.ready()
+            stop.set()
+            await asyncio.gather(*writers)
 
     arun(main())

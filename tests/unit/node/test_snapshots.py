@@ -175,7 +175,7 @@ def test_p77_a_member_that_waits_for_its_snapshot_costs_no_turns(
 
             for node in rest:
                 node.transfers._outgoing |= {(99, peer) for peer in range(OUTGOING_MAX)}
-                node.transfers.wanted = counted(node)  # type: ignore[method-assign]
+                node.transfers.wanted = counted(node)  # type: ignore[method-assign,assignment]
             await cluster.start(3)
             await cluster.until(lambda: asked > 0)
             before, begun = sum(node._ticks for node in rest), asked
