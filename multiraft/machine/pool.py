@@ -76,7 +76,9 @@ class LoopJobs:
                 return
             try:
                 result = job()
-            except Exception as error:
+            except (
+                BaseException
+            ) as error:  # handed on, as a worker does it: nothing is swallowed here
                 done(None, error)
             else:
                 done(result, None)

@@ -302,6 +302,6 @@ def outcome_at_open(
         return Outcome.MARK
     try:
         require_match(check_snapshot(path), group, record)
-    except (OSError, PeerProtocolError):
+    except (OSError, PeerProtocolError, FormatUnsupported):
         return Outcome.DROP
     return Outcome.FINISH

@@ -80,6 +80,8 @@ class Admission:
     election_ticks: int
     scarce: bool = False
     """Below the reserve of a disk, and not yet well above it again."""
+    leaving: bool = False
+    """The node closes: the others hand it no leadership any more."""
     stopped: dict[int, Stopped] = field(default_factory=dict)
     refused: Refusals = field(default_factory=Refusals)
     _handing: dict[int, int] = field(default_factory=dict)
@@ -145,8 +147,13 @@ class Admission:
 
     def greet(self, node: NodeId) -> None:
         """A link stands: its node must know where not to hand leaderships."""
-        if self.scarce:
+        if self.scarce or self.leaving:
             self._tell(node)
+
+    def leave(self) -> None:
+        """Tell the others that this node is no place for leaderships, whatever its disk says."""
+        self.leaving = True
+        self._tell_others()
 
     def _tell_others(self) -> None:
         for node in self.others:
@@ -160,7 +167,7 @@ class Admission:
             MessageKind.MSG_NODE_STATUS,
             context=self.boot_count,
             index=self.multi.persisted_sequence,
-            body=b"\x01" if self.scarce else b"\x00",
+            body=b"\x01" if self.scarce or self.leaving else b"\x00",
         )
 
     # -- leaders go elsewhere -------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ cdef class Forwarding:
     cdef public object kick             # called when the turn has something to send
     cdef public object linked           # (node) -> is there a link?
     cdef readonly uint64_t forwarded
+    cdef readonly uint64_t asked            # how many calls other nodes have forwarded to this one
 
     cpdef object homeless(self, Call call, error)
     cpdef object answer(self, Call call, value)

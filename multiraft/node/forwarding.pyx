@@ -189,6 +189,7 @@ cdef class Forwarding:
     cdef int received(self, uint32_t node, uint64_t group, uint64_t context, uint32_t flags, bytes body) except -1:
         """Another node forwards a command. Raises PeerProtocolError for a body that is none."""
         payload = body
+        self.asked += 1
         if flags & FLAG_TRANSFER:
             try:
                 payload = msgpack.unpackb(body, use_list=True)

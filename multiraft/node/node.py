@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -428,38 +429,57 @@ class Node:
         return asyncio.shield(self._ending)
 
     async def _close(self) -> None:
-        await self._hand_over()
-        await self.users.leadership.close(self.config.timeout_s)
-        await self._finish_calls()
-        if self.gateway is not None:
-            await self.gateway.drain(self.config.election_ms / 1000)
+        try:
+            await self._hand_over()
+            await self.users.leadership.close(self.config.timeout_s)
+            await self._finish_calls()
+            if self.gateway is not None:
+                await self.gateway.drain(self.config.election_ms / 1000)
+        except Exception as error:
+            self._ended_badly(error)
         await self._release(self._failure)
 
     async def _hand_over(self) -> None:
         """Give every leadership here to a member that can take it, within one election timeout."""
-        others = [
-            node
-            for node in self.config.voters
-            if node != self.config.node_id and self.peers.linked(node)
-        ]
-        until = self._loop.time() + self.config.election_ms / 1000
-        while others and self._failure is None and self._loop.time() < until:
-            led = [group for group in self.multi.groups() if self.multi.leads(group)]
-            if not led:
-                return
-            for group in led:
-                self.multi.hand_over(group, self.peers.linked)
-            self.turn.kick()
-            await self._something_changes()
-
-    async def _finish_calls(self) -> None:
-        """Let calls that are on their way get their answers, within one election timeout."""
-        self._draining = True
+        self.admission.leave()
         until = self._loop.time() + self.config.election_ms / 1000
         while self._failure is None and self._loop.time() < until:
-            if not (self.waiters.waiting or len(self.forwarding) or len(self.reads)):
+            if not self._hand_over_what_is_led():
                 return
             await self._something_changes()
+
+    def _hand_over_what_is_led(self) -> bool:
+        """Is anything led here that another could take? It is on its way then."""
+        if not self._others_linked():
+            return False
+        led = [group for group in self.multi.groups() if self.multi.leads(group)]
+        for group in led:
+            self.multi.hand_over(group, self.peers.linked)
+        self.turn.kick()
+        return bool(led)
+
+    def _others_linked(self) -> bool:
+        me = self.config.node_id
+        return any(node != me and self.peers.linked(node) for node in self.config.voters)
+
+    async def _finish_calls(self) -> None:
+        """Let calls that are on their way get their answers, within one election timeout.
+
+        Others forward here until they have heard who leads now: a link that broke before would make each such call unknown. So
+        this node stays, and says that it does not lead, until nobody has asked for as long as it takes to hear of a leader.
+        """
+        self._draining = True
+        now = quiet_since = self._loop.time()
+        until, asked = now + self.config.election_ms / 1000, self.forwarding.asked
+        quiet_s = 2 * self.config.heartbeat_ms / 1000
+        while self._failure is None and now < until:
+            calls = self.waiters.waiting or len(self.forwarding) or len(self.reads)
+            if calls or self.forwarding.asked != asked or self._hand_over_what_is_led():
+                quiet_since, asked = now, self.forwarding.asked
+            elif not self._others_linked() or now - quiet_since >= quiet_s:
+                return
+            await self._something_changes()
+            now = self._loop.time()
 
     async def _something_changes(self) -> None:
         """Wait for the next change of a role - or, once the node is draining, for the next turn - but no longer than a tick."""
@@ -468,37 +488,65 @@ class Node:
         await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
 
     async def _release(self, error: BaseException | None) -> None:
-        """Close whatever is open, in the order in which it depends on each other."""
+        """Close whatever is open, in the order in which it depends on each other. What fails in it keeps nothing else open."""
         if self._tick_timer is not None:
             self._tick_timer.cancel()
+        for close in (
+            partial(self._stop_answering, error),
+            self._close_links,
+            self._close_workers,
+            self._close_state,
+        ):
+            try:
+                await close()
+            except Exception as trouble:
+                self._ended_badly(trouble)
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._wake_waiting()
+
+    def _ended_badly(self, error: Exception) -> None:
+        """Ending goes on, but whoever waits for the end hears of it."""
+        node = self.config.node_id
+        logger.error("node %d did not end well", node, exc_info=error, extra={"node": node})
+        self._failure = self._failure or error
+
+    async def _stop_answering(self, error: BaseException | None) -> None:
         if hasattr(self, "store"):
             self.turn.stop()
             self.store.close()
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
             await self.users.leadership.close(self.config.election_ms / 1000)
-        if self.gateway is not None:
-            await self.gateway.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if hasattr(self, "transport"):
-            await self.transport.close()
+
+    async def _close_links(self) -> None:
+        try:
+            if self.gateway is not None:
+                await self.gateway.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            if hasattr(self, "transport"):
+                await self.transport.close()
+
+    async def _close_workers(self) -> None:
         if hasattr(self, "machine"):
             self.machine.stop()
-        if hasattr(self, "log"):
-            await aside(self.log.close)
-        for (
-            worker
-        ) in self._workers:  # a flush or a read that is under way needs the state's environment
-            await aside(worker.close)
-        if hasattr(self, "machine"):
-            self.machine.close()
-        if hasattr(self, "users"):
-            await aside(self.users.machines.close)
-        if not self._ended.done():
-            self._ended.set_result(None)
-        self._wake_waiting()
+        try:
+            if hasattr(self, "log"):
+                await aside(self.log.close)
+        finally:  # a flush or a read that is under way needs the state's environment
+            for worker in self._workers:
+                await aside(worker.close)
+
+    async def _close_state(self) -> None:
+        try:
+            if hasattr(self, "machine"):
+                self.machine.close()
+        finally:
+            if hasattr(self, "users"):
+                await aside(self.users.machines.close)
 
     def _answer_all(self, reason: MultiRaftError) -> None:
         self.waiters.close(reason)
@@ -540,6 +588,7 @@ class Node:
         self.admission.tick()
         self.keeper.tick(now_ns)
         self.users.hosting.tick(now_ns)
+        self.transfers.tick()
         self.placing.retry()
         if self._ticks % SPREAD_EVERY_TICKS == 0:
             self.placing.spread(self.admission.roomy, SPREAD_MOVES_MAX)
@@ -617,10 +666,12 @@ class Node:
         logger.critical(
             "node %d ends: %s", self.config.node_id, error, extra={"node": self.config.node_id}
         )
-        if isinstance(error, MultiRaftError):
-            self._answer_all(error)
-        self._wake_waiting()
-        self._end(self._release(error))
+        try:
+            if isinstance(error, MultiRaftError):
+                self._answer_all(error)
+            self._wake_waiting()
+        finally:
+            self._end(self._release(error))
 
     def _learned(self, shard_map: ShardMap) -> None:
         self.peers.cluster_id = shard_map.cluster.cluster_id

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multiraft.errors import LogCorrupt, MultiRaftError, StorageError
+from multiraft.errors import FormatUnsupported, LogCorrupt, MultiRaftError, StorageError
 from multiraft.ids import GroupId, NodeId, ReplicaId
 from multiraft.interfaces import (
     Base,
@@ -43,6 +43,10 @@ logger = logging.getLogger("multiraft.node")
 
 _NOTE = struct.Struct("<I")
 OUTGOING_MAX = 4
+RETRY_TICKS = 5
+"""A snapshot that could not be made or sent is asked for again after so long, not with the next turn."""
+ARRIVAL_TICKS = 600
+"""A file that nobody announced is kept for so long: the announcement left before it."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,9 @@ class Offer:
     index: int
     term: int
     membership: bytes
+    node: NodeId
+    commit_index: int
+    """What was committed here when it was announced."""
 
 
 @dataclass(slots=True)
@@ -61,6 +68,7 @@ class Arrival:
 
     path: str
     meta: FileMeta
+    ticks: int = 0
 
 
 class Snapshots:
@@ -99,8 +107,38 @@ class Snapshots:
         self._offers: dict[tuple[int, int], Offer] = {}
         self._arrivals: dict[tuple[int, int], Arrival] = {}
         self._installing: set[int] = set()
+        self._again: dict[tuple[int, int], int] = {}
+        self._awaited: set[int] = set()
+        """Groups that apply nothing and do not campaign, since a snapshot of theirs was announced."""
         self.sent = 0
         self.installed = 0
+
+    def tick(self) -> None:
+        """Let whoever waits for what may never come go on, and ask again for what failed."""
+        for key, left in list(self._again.items()):
+            self._again[key] = left - 1
+            if left <= 1:
+                del self._again[key]
+                self._report(*key, False)
+        for group in [group for group in self._awaited if not self._comes(group)]:
+            self._awaited.discard(group)
+            if group in self._multi:
+                self._multi.snapshot_failed(group)
+        for key, arrival in list(self._arrivals.items()):
+            arrival.ticks += 1
+            if arrival.ticks > ARRIVAL_TICKS:
+                del self._arrivals[key]
+                self._remove(Path(arrival.path))
+
+    def _comes(self, group: int) -> bool:
+        """Is an announced snapshot still to be waited for? Its leader may be gone; or the entries come instead (pitfall 58)."""
+        if group in self._installing:
+            return True
+        offer = next((one for one in self._offers.values() if one.group == group), None)
+        if offer is None or group not in self._multi or not self._transport.connected(offer.node):
+            return False
+        leader, commit_index = self._multi.leader_node(group), self._multi.indexes(group)[2]
+        return leader in (None, offer.node) and commit_index == offer.commit_index
 
     # -- out ------------------------------------------------------------------------------------------------------------------
 
@@ -112,8 +150,9 @@ class Snapshots:
             or len(self._outgoing) >= OUTGOING_MAX
             or not self._transport.connected(NodeId(node))
         ):
-            self._report(group, peer, False)
+            self._again[key] = RETRY_TICKS
             return
+        self._again.pop(key, None)
         self._outgoing.add(key)
         transfer = next(self._transfers)
         path = self._directory / f"out-{group}-{transfer}.snapshot"
@@ -122,7 +161,7 @@ class Snapshots:
             if info is None:
                 logger.warning("no snapshot of group %d: %s", group, error, extra={"group": group})
                 self._outgoing.discard(key)
-                self._report(group, peer, False)
+                self._again[key] = RETRY_TICKS
             else:
                 self._spawn(self._send(key, NodeId(node), transfer, path, info))
 
@@ -153,8 +192,11 @@ class Snapshots:
             )
         finally:
             self._outgoing.discard(key)
-            self._jobs.submit(lambda: path.unlink(missing_ok=True), self._done)
-            self._report(group, peer, sent)
+            self._remove(path)
+            if sent:
+                self._report(group, peer, True)
+            else:
+                self._again[key] = RETRY_TICKS
 
     def _report(self, group: int, peer: int, ok: bool) -> None:
         if group in self._multi:
@@ -166,15 +208,21 @@ class Snapshots:
         self, group: int, index: int, term: int, context: int, sender: int, membership: bytes
     ) -> None:
         """A leader announces a snapshot; its file is on its way, or here already."""
-        node = next(
-            (m.node for m in decode_membership(membership).members if m.replica == sender), None
-        )
+        self._awaited.add(group)
+        try:
+            members = decode_membership(membership).members
+        except LogCorrupt as error:
+            # It came from another node: nothing of ours is corrupt, and nobody here may end for it (pitfall 82).
+            logger.warning("an announced snapshot of group %d: %s", group, error)
+            return
+        node = next((m.node for m in members if m.replica == sender), None)
         if node is None or group in self._installing:
             return
         stale = [key for key, offer in self._offers.items() if offer.group == group]
         for old in stale:
             del self._offers[old]
-        self._offers[int(node), context] = Offer(group, index, term, membership)
+        commit_index = self._multi.indexes(group)[2]
+        self._offers[int(node), context] = Offer(group, index, term, membership, node, commit_index)
         self._meet((int(node), context))
 
     def arrived(self, node: int, transfer: int, path: str, meta: FileMeta) -> None:
@@ -191,8 +239,9 @@ class Snapshots:
             offer.group not in self._multi
             or offer.group in self._installing
             or len(arrival.meta.note) != _NOTE.size
+            or self._multi.leads(offer.group)
         ):
-            self._jobs.submit(lambda: Path(arrival.path).unlink(missing_ok=True), self._done)
+            self._remove(Path(arrival.path))
             return
         self._installing.add(offer.group)
         path = self._directory / f"in-{offer.group}-{offer.index}.snapshot"
@@ -239,10 +288,11 @@ class Snapshots:
 
     def _ended(self, group: int, path: Path, error: BaseException | None) -> None:
         self._installing.discard(group)
-        self._jobs.submit(lambda: path.unlink(missing_ok=True), self._done)
+        self._remove(path)
         if error is None:
             return
-        if isinstance(error, StorageError):
+        # A file that this version cannot read is whoever sent it's: the disk here is sound, and the old state is whole.
+        if isinstance(error, StorageError) and not isinstance(error, FormatUnsupported):
             self._failed(error)
             return
         logger.warning(
@@ -273,6 +323,9 @@ class Snapshots:
                 group, record.base.index, record.base.term, encode_snapshot_record(dropped)
             )
             self._ended(group, path, None)
+
+    def _remove(self, path: Path) -> None:
+        self._jobs.submit(lambda: path.unlink(missing_ok=True), self._done)
 
     def _done(self, _: object, error: BaseException | None) -> None:
         if error is not None:

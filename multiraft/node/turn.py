@@ -112,7 +112,7 @@ class Turn:
             0  # since when committed entries have waited to be applied; 0: none does
         )
         self._held = CommittedRuns()
-        self._meta_applied = -1
+        self._meta_applied = 0
         self.counters = Counters()
         self.waiters: Waiters
         self.reads: Reads
@@ -203,6 +203,7 @@ class Turn:
         if ready.committed_users is not None:
             self._events.users_committed(ready.committed_users)
         behind = self._apply() if self._backlog and not self._blocked else False
+        self._watch_meta()  # also when nothing is applied: a snapshot may have brought group 0
         if ready.read_states:
             self.reads.answered(ready.read_states)
         self.reads.applied()
@@ -267,7 +268,6 @@ class Turn:
                 break
             if self._clock.now_ns() >= until_ns:
                 break
-        self._watch_meta()
         ended_ns = self._clock.now_ns()
         self.counters.apply_ns += ended_ns - began_ns
         self.counters.apply_turn_ns.record(ended_ns - began_ns)

@@ -171,6 +171,8 @@ cdef class Waiters:
             item = &runs.items[at]
             if at == end and item.skip == 0:
                 break
+            if item.count == 0:
+                continue                     # all of it was held back: the calls before it may wait for what is held, too
             queue = self.queues.get(item.group)
             if queue is None or queue.head == len(queue.calls):
                 continue

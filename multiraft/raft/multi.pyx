@@ -425,6 +425,8 @@ cdef class MultiRaft:
             raise InvariantViolation(f"items {start} to {end} of {runs.count} committed runs")
         for at in range(start, end):
             item = &runs.items[at]
+            if item.count == 0:
+                continue                     # all of it was held back: that says nothing of the entries before it
             replica = self.find(item.group)
             if replica != NULL:
                 applied(engine, replica, item.first + item.count - 1)

@@ -504,6 +504,11 @@ def test_p57_what_a_crash_left_of_an_install_is_finished_marked_or_dropped(
     cut = tmp_path / "cut"
     cut.write_bytes(path.read_bytes()[:-1])
     assert outcome_at_open(applied, GROUP, record, cut) == AtOpen.DROP
+    newer = tmp_path / "newer"
+    newer.write_bytes(path.read_bytes().replace(b"\x01\x00", b"\x09\x00", 1))
+    with pytest.raises(FormatUnsupported):
+        check_snapshot(newer)
+    assert outcome_at_open(applied, GROUP, record, newer) == AtOpen.DROP
     install_now(follower, path, record)
     applied = follower.shard(GROUP).applied_index
     for name in ("file", "none", "cut"):

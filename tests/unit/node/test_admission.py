@@ -212,6 +212,45 @@ def test_a_full_shard_refuses_until_its_flush_is_done(arun: Run, tmp_path: Path)
     arun(main())
 
 
+def test_p36_what_is_held_back_is_neither_answered_nor_readable(arun: Run, tmp_path: Path) -> None:
+    """Many runs are committed at once and most find no room: none of them passes for applied before it is."""
+
+    async def main() -> None:
+        async with Node(Config(data_dir=str(tmp_path), memtable_bytes_max=65536)) as node:
+            db = node.store
+            flush, waiting = node.machine.flush, []
+            append = node.log.append
+            batches: list[bytes] = []
+            node.machine.flush = lambda *given: waiting.append(given)  # type: ignore[method-assign,assignment]
+            node.log.append = batches.append  # type: ignore[method-assign]
+            tickets = []
+            for n in range(300):  # a run each, for a turn is between any two
+                turns = node.turn.counters.turns
+                tickets.append(db.put(b"k%d" % n, b"%4d" % n * 250))
+                while node.turn.counters.turns == turns:
+                    await asyncio.sleep(0)
+            node.log.append = append  # type: ignore[method-assign]
+            for batch in batches:
+                append(batch)
+            while not waiting:
+                await asyncio.sleep(0.001)
+            await counted_turns(node)()
+            applied_index = node.machine.shard(1).applied_index
+            assert node.multi.indexes(1)[2] > applied_index, "something is held back"
+            assert node.multi.indexes(1)[3] == applied_index
+            for n, ticket in enumerate(tickets):
+                if ticket.done():
+                    assert await db.get(b"k%d" % n, stale=True) == b"%4d" % n * 250
+            node.machine.flush = flush  # type: ignore[method-assign]
+            for given in waiting:
+                flush(*given)
+            revisions = await asyncio.gather(*tickets)
+            assert revisions == sorted(revisions)
+            assert await db.get(b"k299") == b" 299" * 250
+
+    arun(main())
+
+
 def test_a_shard_with_a_command_that_cannot_be_read_stops_alone(
     arun: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
