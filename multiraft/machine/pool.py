@@ -76,10 +76,8 @@ class LoopJobs:
                 return
             try:
                 result = job()
-            except (
-                BaseException
-            ) as error:  # handed on, as a worker does it: nothing is swallowed here
-                done(None, error)
+            except BaseException as error:
+                done(None, error)  # handed on, as a worker does it: nothing is swallowed here
             else:
                 done(result, None)
 
