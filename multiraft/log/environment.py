@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import lmdb
 
-from multiraft.disk import claim_room
+from multiraft.disk import claim_room, keep_freed_memory
 from multiraft.errors import FormatUnsupported, LogCorrupt, NoSpace, StorageError, SyncFailed
 from multiraft.ids import StoreId
 from multiraft.log.directory import LogDirectory, sync_directory
@@ -144,6 +144,7 @@ class LogEnvironment:
         size = self._path.stat().st_size if self._path.exists() else 0
         if not readonly:
             claim_room(directory.path, readers_max=settings.readers_max, fresh=not size)
+            keep_freed_memory()
         return lmdb.open(
             str(directory.path),
             map_size=max(settings.map_bytes, size + MIB),
