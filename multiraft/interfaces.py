@@ -2,7 +2,7 @@
 
 These are Protocols and plain values, nothing else; the real things live in ``log/``, ``transport/``, ``machine/`` and
 ``worker.py``. All callbacks run on the node's loop (in the simulator: in its one thread), never on a worker.
-This module imports our vocabulary (``ids``, ``errors``) only.
+This module imports our vocabulary (``ids``, ``errors``, ``config``) only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from multiraft.config import Config
 from multiraft.errors import MultiRaftError, StorageError
 from multiraft.histogram import Histogram
 from multiraft.ids import ClusterId, GroupId, NodeId, ReplicaId, StoreId
@@ -39,6 +40,26 @@ class Jobs(Protocol):
 
     def close(self) -> None:
         """Wait for what was submitted, then end. Idempotent."""
+
+
+class World(Protocol):
+    """What a node takes from outside: time, chance, threads and links. The real one is ``node.world.RealWorld``."""
+
+    clock: Clock
+
+    def seed(self) -> int:
+        """A number that no other node will have, for choices that need not be the same twice."""
+
+    def worker(self, name: str, patience_s: float | None = None) -> Jobs:
+        """A new place for blocking work; closing it waits no longer than ``patience_s``."""
+
+    async def aside(self, job: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """Run one blocking job off the loop and wait for it. Cancelled, it is waited for and ``undo`` takes back what it made."""
+
+    def transport(
+        self, config: Config, events: TransportEvents, *, seed: int, jobs: Jobs, directory: str
+    ) -> Transport:
+        """Links to the other nodes; files that arrive go into ``directory``, and ``jobs`` does the work on them."""
 
 
 # -- the log store ------------------------------------------------------------------------------------------------------
@@ -237,10 +258,16 @@ class TransportEvents(Protocol):
 class Transport(Protocol):
     """Links to the other nodes: ordered while they last, lossy across reconnects, bounded in memory."""
 
+    async def listen(self, address: str) -> str:
+        """Accept links at ``host:port``; returns the address that was bound. Raises ConfigError, OSError."""
+
     def send(self, node: NodeId, frame: bytes) -> bool:
         """Seal ``frame`` (fresh, seen by nobody else) and write it. False: no link or a full queue, so it was dropped."""
 
     def connected(self, node: NodeId) -> bool: ...
+
+    def queued_bytes(self, node: NodeId) -> int:
+        """What waits to be written to a node; 0 without a link."""
 
     def set_address(self, node: NodeId, address: str) -> None:
         """Learn or change where a node listens; a link is dialled and kept up until ``remove``."""

@@ -1,8 +1,8 @@
-"""A node: the asynchronous shell around the turn. It opens and closes what the turn works with, and feeds it.
+"""A node: the asynchronous shell around the turn. It starts and ends what the turn works with, and feeds it.
 
-Everything that waits for the world is here - the disk at start, links, ticks, closing - and nothing else is: what to do with
-a frame, a sync or a tick is the turn's. All state belongs to the loop that the node was started on; the log, the flushes, cold
-reads and snapshots have a thread each (``worker``), which never touch it.
+Everything that waits for the world is here and beside it - the parts at start and end (``wiring``), the way out (``leaving``) - and
+nothing else is: what to do with a frame, a sync or a tick is the turn's. All state belongs to the loop that the node was
+started on; the log, the flushes, cold reads and snapshots have a thread each (``worker``), which never touch it.
 
 A node that meets a storage error, or finds that it is wrong, ends: it stops answering at once, every caller gets an error,
 and ``closed`` raises what happened. It never goes on with half of itself.
@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from multiraft._core import FORMAT_VERSION, CommittedRuns, MessageKind
-from multiraft._ticket import Ticket, Waker
+from multiraft._core import CommittedRuns, MessageKind
 from multiraft.config import Config
 from multiraft.errors import (
     Closed,
@@ -31,34 +27,17 @@ from multiraft.errors import (
     PeerProtocolError,
 )
 from multiraft.histogram import Histogram
-from multiraft.ids import ClusterId, GroupId, NodeId, message_ids
-from multiraft.interfaces import FileMeta, Hello, StateMachine
-from multiraft.log.schema import LogSettings
-from multiraft.log.store import LmdbLogStore
-from multiraft.machine.kv import KeyValueStore
-from multiraft.machine.options import StoreOptions
-from multiraft.machine.states import State, States
-from multiraft.node.admission import Admission
+from multiraft.ids import NodeId
+from multiraft.interfaces import FileMeta, Hello, StateMachine, World
+from multiraft.node.changes import Changes
 from multiraft.node.dispatch import open_gateway
-from multiraft.node.forwarding import Forwarding
 from multiraft.node.groups import Group
-from multiraft.node.keeper import Keeper
+from multiraft.node.leaving import Leaving
 from multiraft.node.meta import ShardMap
-from multiraft.node.peers import Peers
-from multiraft.node.placing import Placing
-from multiraft.node.reads import Reads
-from multiraft.node.routing import Routing
-from multiraft.node.snapshots import Snapshots, sweep
 from multiraft.node.status import NodeStatus, node_status
-from multiraft.node.store import Store
-from multiraft.node.turn import Turn
-from multiraft.node.users import Users
-from multiraft.node.waiters import Waiters
-from multiraft.raft import MultiRaft, Options
+from multiraft.node.wiring import Parts
+from multiraft.node.world import RealWorld
 from multiraft.raft.state import Role
-from multiraft.transport.gateway import Gateway
-from multiraft.transport.transport import LoopTransport
-from multiraft.worker import Worker, aside
 
 logger = logging.getLogger("multiraft.node")
 
@@ -67,20 +46,7 @@ SPREAD_MOVES_MAX = 64
 PIN_EVERY_TICKS = 20
 
 
-class BootClock:
-    """The real clock: CLOCK_BOOTTIME where there is one, else the monotonic one."""
-
-    def __init__(self) -> None:
-        self._clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-    def now_ns(self) -> int:
-        return time.clock_gettime_ns(self._clock)
-
-    def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-
-class Node:
+class Node(Parts):
     """One node of a cluster, or a cluster of its own.
 
     ``async with Node(config) as node:`` starts it and closes it; ``node.store`` is the key-value store. Starting raises
@@ -88,27 +54,27 @@ class Node:
     the configuration it is started when it listens; ``await node.ready()`` waits until every shard has a leader.
 
     ``machines`` names the kinds of users' own state machines, each with what makes one (docs/machines.md): a class, mostly.
+    ``world`` is where it lives, the machine that it runs on unless a simulator gives it another.
     """
 
     def __init__(
-        self, config: Config, *, machines: Mapping[str, Callable[..., StateMachine]] | None = None
+        self,
+        config: Config,
+        *,
+        machines: Mapping[str, Callable[..., StateMachine]] | None = None,
+        world: World | None = None,
     ) -> None:
-        self.config = config
-        self._kinds = dict(machines or {})
-        self._loop: asyncio.AbstractEventLoop
+        super().__init__(config, machines or {})
+        self._given_world = world
         self._started = False
         self._ending: asyncio.Task[None] | None = None
-        self._draining = False
         self._ended: asyncio.Future[None]
         self._failure: BaseException | None = None
-        self._workers: list[Worker] = []
+        self._leaving: Leaving | None = None
         self._ticks = 0
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
         self.loop_gap_ns = Histogram()
-        self._waiting_ready: list[asyncio.Future[None]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.gateway: Gateway | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------------------
 
@@ -130,6 +96,8 @@ class Node:
             raise InvariantViolation("a node is started once; make another one")
         self._started = True
         self._loop = asyncio.get_running_loop()
+        self.changes = Changes(self._loop)
+        self.world = self._given_world or RealWorld()
         self._ended = self._loop.create_future()
         try:
             await self._open()
@@ -139,36 +107,7 @@ class Node:
 
     async def _open(self) -> None:
         config = self.config
-        directory = Path(config.data_dir)
-        self.clock = BootClock()
-        for one in (directory, directory / "snapshots", directory / "incoming"):
-            one.mkdir(parents=True, exist_ok=True)
-        self.log = await self._open_log(directory)
-        pending = {one.pending.name for one in self.log.groups() if one.pending is not None}
-        await aside(lambda: sweep(directory / "snapshots", pending))
-        self.machine = await self._open_machine(directory)
-        states = States(directory / "machines")
-        found = await aside(states.found)
-        seed = config.seed if config.seed is not None else random.SystemRandom().getrandbits(48)
-        self.multi = MultiRaft(
-            self._raft_options(),
-            store_id=self.log.store_id,
-            sequence=self.log.synced_sequence,
-            boot_count=self.log.boot_count,
-            seed=seed,
-        )
-        self._files = self._worker("files")
-        self.peers = Peers(config, self.log.pinned(), self.multi.record_pinned)
-        self.transport = LoopTransport(
-            config.node_id,
-            self,
-            generator=random.Random(seed),
-            tls=config.tls,
-            insecure=config.insecure,
-            jobs=self._files,
-            directory=str(directory / "incoming"),
-        )
-        self._wire(states, found)
+        await self._open_parts()
         if config.listen is not None:
             self.address = await self.transport.listen(config.listen)
         self.placing.restore()
@@ -185,182 +124,13 @@ class Node:
         if len(config.voters) == 1:
             await self.ready()
 
-    async def _open_log(self, directory: Path) -> LmdbLogStore:
-        settings = LogSettings(
-            durability=self.config.durability,
-            budget_bytes=self.config.log_budget_bytes,
-            reserve_bytes=self.config.reserve_bytes,
-        )
-        writer, reader = self._worker("log"), self._worker("log-reader")
-        return await aside(
-            lambda: LmdbLogStore(
-                directory / "log", writer=writer, reader=reader, settings=settings
-            ),
-            LmdbLogStore.close,
-        )
-
-    async def _open_machine(self, directory: Path) -> KeyValueStore:
-        options = StoreOptions.of(self.config, store_id=self.log.store_id)
-        flusher, reader, files = (
-            self._worker("state"),
-            self._worker("state-reader"),
-            self._worker("snapshots"),
-        )
-        return await aside(
-            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files),
-            KeyValueStore.close,
-        )
-
-    def _worker(self, name: str, patience_s: float | None = None) -> Worker:
-        worker = Worker(f"{name}-{self.config.node_id}", self._loop, patience_s)
-        self._workers.append(worker)
-        return worker
-
-    def _raft_options(self) -> Options:
-        config = self.config
-        return Options(
-            election_ticks=config.election_ticks,
-            heartbeat_ticks=config.heartbeat_ticks,
-            inflight_messages_max=config.group_inflight_messages_max,
-            message_bytes_max=config.append_bytes_max,
-            committed_bytes_max=config.committed_bytes_max,
-            uncommitted_bytes_max=config.inflight_bytes_max,
-        )
-
-    def _wire(self, states: States, found: dict[int, State]) -> None:
-        """Make the parts that know each other, and tell the stores whom to call."""
-        config = self.config
-        self.waker = Waker(self._loop)
-        contexts = message_ids(self.log.boot_count)
-        self.routing = Routing()
-        self.turn = Turn(
-            clock=self.clock,
-            multi=self.multi,
-            log=self.log,
-            store=self.machine,
-            transport=self.transport,
-            waker=self.waker,
-            events=self,
-            schedule=self._loop.call_soon,
-        )
-        self.forwarding = Forwarding(
-            self.multi, timeout_ns=round(config.timeout_s * 1e9), contexts=contexts
-        )
-        self.waiters = Waiters(
-            self.multi,
-            self.waker,
-            homeless=self.forwarding.homeless,
-            answered=self.forwarding.answer,
-            kick=self.turn.kick,
-        )
-        retry_ns = config.election_ms * 1_000_000
-        self.reads = Reads(
-            self.multi, self.waker, self.turn.kick, retry_ns=retry_ns, contexts=contexts
-        )
-        self.turn.waiters, self.turn.reads = self.waiters, self.reads
-        self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
-        self.forwarding.linked = self.peers.linked
-        self._wire_keeping(states, found)
-        self.store = Store(
-            config=config,
-            multi=self.multi,
-            machine=self.machine,
-            waiters=self.waiters,
-            reads=self.reads,
-            waker=self.waker,
-            routing=self.routing,
-        )
-        self.log.on_synced = self.turn.on_synced
-        self.log.on_failed = self.failed
-        self.machine.on_failed = self.failed
-
-    def _wire_keeping(self, states: States, found: dict[int, State]) -> None:
-        """Make what flushes and compacts, moves snapshots, and knows which replicas live here."""
-        config = self.config
-        self.keeper = Keeper(
-            multi=self.multi,
-            log=self.log,
-            store=self.machine,
-            kick=self.turn.kick,
-            later=self._loop.call_soon,
-            unblock=self._unblock,
-            failed=self.failed,
-            log_budget_bytes=config.log_budget_bytes,
-            tail_bytes_max=config.tail_bytes_max,
-        )
-        self.admission = self._make_admission()
-        self.users = self._make_users(states, found)
-        self.transfers = Snapshots(
-            directory=Path(config.data_dir) / "snapshots",
-            multi=self.multi,
-            host_of=self.users.host_of(self.machine),
-            waiters=self.waiters,
-            transport=self.transport,
-            jobs=self._files,
-            transfers=message_ids(self.log.boot_count),
-            after_sync=self.keeper.after_sync,
-            spawn=self._spawn,
-            kick=self.turn.kick,
-            failed=self.failed,
-        )
-        self.placing = Placing(
-            config,
-            self.multi,
-            self.log,
-            self.machine,
-            self.routing,
-            self._learned,
-            self.keeper.after_sync,
-            self.transfers.resume,
-            self.users.machines,
-        )
-        self.users.join(self.placing)
-
-    def _make_admission(self) -> Admission:
-        return Admission(
-            node=self.config.node_id,
-            multi=self.multi,
-            log=self.log,
-            machine=self.machine,
-            peers=self.peers,
-            waiters=self.waiters,
-            reads=self.reads,
-            kick=self.turn.kick,
-            others=[node for node in self.config.voters if node != self.config.node_id],
-            boot_count=self.log.boot_count,
-            election_ticks=self.config.election_ticks,
-        )
-
-    def _make_users(self, states: States, found: dict[int, State]) -> Users:
-        return Users(
-            config=self.config,
-            kinds=self._kinds,
-            states=states,
-            found=found,
-            multi=self.multi,
-            keeper=self.keeper,
-            forwarding=self.forwarding,
-            waiters=self.waiters,
-            reads=self.reads,
-            waker=self.waker,
-            files=self._files,
-            worker=self._worker,
-            schedule=self._loop.call_soon,
-            spawn=self._spawn,
-            kick=self.turn.kick,
-            admission=self.admission,
-            now_ns=self.turn.now,
-        )
-
     async def ready(self, timeout: float | None = None) -> None:
         """Wait until this node knows every shard and a leader for each. Raises TimeoutError, or what ended the node."""
         async with asyncio.timeout(timeout):
             while not self._is_ready():
                 if self._ended.done():
                     raise self._failure or Closed("the node was closed")
-                waiting = self._loop.create_future()
-                self._waiting_ready.append(waiting)
-                await waiting
+                await self.changes.next()
 
     def _is_ready(self) -> bool:
         if self.placing.map is None:
@@ -429,63 +199,16 @@ class Node:
         return asyncio.shield(self._ending)
 
     async def _close(self) -> None:
+        leaving = self._leaving = Leaving(self, ended=lambda: self._failure is not None)
         try:
-            await self._hand_over()
+            await leaving.hand_over()
             await self.users.leadership.close(self.config.timeout_s)
-            await self._finish_calls()
+            await leaving.finish_calls()
             if self.gateway is not None:
                 await self.gateway.drain(self.config.election_ms / 1000)
         except Exception as error:
             self._ended_badly(error)
         await self._release(self._failure)
-
-    async def _hand_over(self) -> None:
-        """Give every leadership here to a member that can take it, within one election timeout."""
-        self.admission.leave()
-        until = self._loop.time() + self.config.election_ms / 1000
-        while self._failure is None and self._loop.time() < until:
-            if not self._hand_over_what_is_led():
-                return
-            await self._something_changes()
-
-    def _hand_over_what_is_led(self) -> bool:
-        """Is anything led here that another could take? It is on its way then."""
-        if not self._others_linked():
-            return False
-        led = [group for group in self.multi.groups() if self.multi.leads(group)]
-        for group in led:
-            self.multi.hand_over(group, self.peers.linked)
-        self.turn.kick()
-        return bool(led)
-
-    def _others_linked(self) -> bool:
-        me = self.config.node_id
-        return any(node != me and self.peers.linked(node) for node in self.config.voters)
-
-    async def _finish_calls(self) -> None:
-        """Let calls that are on their way get their answers, within one election timeout.
-
-        Others forward here until they have heard who leads now: a link that broke before would make each such call unknown. So
-        this node stays, and says that it does not lead, until nobody has asked for as long as it takes to hear of a leader.
-        """
-        self._draining = True
-        now = quiet_since = self._loop.time()
-        until, asked = now + self.config.election_ms / 1000, self.forwarding.asked
-        quiet_s = 2 * self.config.heartbeat_ms / 1000
-        while self._failure is None and now < until:
-            calls = self.waiters.waiting or len(self.forwarding) or len(self.reads)
-            if calls or self.forwarding.asked != asked or self._hand_over_what_is_led():
-                quiet_since, asked = now, self.forwarding.asked
-            elif not self._others_linked() or now - quiet_since >= quiet_s:
-                return
-            await self._something_changes()
-            now = self._loop.time()
-
-    async def _something_changes(self) -> None:
-        """Wait for the next change of a role - or, once the node is draining, for the next turn - but no longer than a tick."""
-        changed = self._loop.create_future()
-        self._waiting_ready.append(changed)
-        await asyncio.wait({changed}, timeout=self.config.tick_ms / 1000)
 
     async def _release(self, error: BaseException | None) -> None:
         """Close whatever is open, in the order in which it depends on each other. What fails in it keeps nothing else open."""
@@ -503,7 +226,7 @@ class Node:
                 self._ended_badly(trouble)
         if not self._ended.done():
             self._ended.set_result(None)
-        self._wake_waiting()
+        self.changes.wake()
 
     def _ended_badly(self, error: Exception) -> None:
         """Ending goes on, but whoever waits for the end hears of it."""
@@ -518,55 +241,6 @@ class Node:
             reason = error if isinstance(error, MultiRaftError) else Closed("the node was closed")
             self._answer_all(reason)
             await self.users.leadership.close(self.config.election_ms / 1000)
-
-    async def _close_links(self) -> None:
-        try:
-            if self.gateway is not None:
-                await self.gateway.close()
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        finally:
-            if hasattr(self, "transport"):
-                await self.transport.close()
-
-    async def _close_workers(self) -> None:
-        if hasattr(self, "machine"):
-            self.machine.stop()
-        try:
-            if hasattr(self, "log"):
-                await aside(self.log.close)
-        finally:  # a flush or a read that is under way needs the state's environment
-            for worker in self._workers:
-                await aside(worker.close)
-
-    async def _close_state(self) -> None:
-        try:
-            if hasattr(self, "machine"):
-                self.machine.close()
-        finally:
-            if hasattr(self, "users"):
-                await aside(self.users.machines.close)
-
-    def _answer_all(self, reason: MultiRaftError) -> None:
-        self.waiters.close(reason)
-        self.forwarding.close(reason)
-        self.reads.close(reason)
-        self.users.stop(reason)
-        self.waker.drain()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that ends with the node; what it raises ends the node."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self.failed(error)
-
-        task.add_done_callback(ended)
-        return task
 
     # -- ticks ------------------------------------------------------------------------------------------------------------------
 
@@ -601,16 +275,6 @@ class Node:
         if self.multi.pending():
             self.turn.kick()
 
-    def _propose_map(self, group: GroupId, command: bytes) -> None:
-        ticket = self.waiters.submit(
-            group, command, self.turn.now() + round(self.config.timeout_s * 1e9)
-        )
-
-        def done(ticket: Ticket[int]) -> None:
-            self.placing.refresh()
-
-        ticket.add_done_callback(done)
-
     # -- what the turn tells ------------------------------------------------------------------------------------------------------
 
     def roles_changed(self, roles: list[tuple[int, int, int, int]]) -> None:
@@ -620,7 +284,7 @@ class Node:
             if leader:
                 self.forwarding.retry(group)
             self.users.leadership.look(group)
-        self._wake_waiting()
+        self.changes.wake()
 
     def posts(self, posts: list[tuple[int, int, int, int, int, int, int, bytes]]) -> None:
         for node, kind, _group, context, index, _term, _flags, body in self.forwarding.take(
@@ -647,8 +311,8 @@ class Node:
 
     def turned(self) -> None:
         self.keeper.turned()
-        if self._draining:
-            self._wake_waiting()
+        if self._leaving is not None and self._leaving.draining:
+            self.changes.wake()
         self.admission.turned()
 
     def _unblock(self, group: int) -> None:
@@ -669,35 +333,16 @@ class Node:
         try:
             if isinstance(error, MultiRaftError):
                 self._answer_all(error)
-            self._wake_waiting()
+            self.changes.wake()
         finally:
             self._end(self._release(error))
 
     def _learned(self, shard_map: ShardMap) -> None:
         self.peers.cluster_id = shard_map.cluster.cluster_id
         self.keeper.freeze(0)
-        self._wake_waiting()
-
-    def _wake_waiting(self) -> None:
-        waiting, self._waiting_ready = self._waiting_ready, []
-        for one in waiting:
-            if not one.done():
-                one.set_result(None)
+        self.changes.wake()
 
     # -- what the transport tells -------------------------------------------------------------------------------------------------
-
-    def hello(self) -> Hello:
-        return Hello(
-            cluster_id=ClusterId(self.peers.cluster_id),
-            node=self.config.node_id,
-            store_id=self.log.store_id,
-            boot_count=self.log.boot_count,
-            sequence=self.log.synced_sequence,
-            format_min=FORMAT_VERSION,
-            format_max=FORMAT_VERSION,
-            bootstrapped=self.placing.bootstrapped,
-            config_digest=self.config.digest(),
-        )
 
     def admit(self, hello: Hello) -> None:
         self.peers.admit(hello)

@@ -31,13 +31,13 @@ from multiraft.interfaces import (
     Jobs,
     SnapshotHost,
     SnapshotRecord,
+    Transport,
 )
 from multiraft.machine.snapshot import Outcome, SnapshotInfo, outcome_at_open
 from multiraft.machine.tree import sync_directory
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Snapshot
 from multiraft.records import decode_membership, encode_snapshot_record
-from multiraft.transport.transport import LoopTransport
 
 logger = logging.getLogger("multiraft.node")
 
@@ -84,7 +84,7 @@ class Snapshots:
         multi: MultiRaft,
         host_of: Callable[[int], SnapshotHost],
         waiters: Waiters,
-        transport: LoopTransport,
+        transport: Transport,
         jobs: Jobs,
         transfers: Iterator[int],
         after_sync: Callable[[Callable[[], None]], None],

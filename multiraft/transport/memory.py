@@ -232,6 +232,10 @@ class MemoryTransport:
 
     # -- the Protocol --------------------------------------------------------------------------------------------------
 
+    async def listen(self, address: str) -> str:
+        """Whoever knows a node's name reaches it: there is nothing to bind."""
+        return address
+
     def send(self, node: NodeId, frame: bytes) -> bool:
         end = self._ends.get(node)
         if end is None or not end.standing:
@@ -244,6 +248,9 @@ class MemoryTransport:
     def connected(self, node: NodeId) -> bool:
         end = self._ends.get(node)
         return end is not None and end.standing
+
+    def queued_bytes(self, node: NodeId) -> int:
+        return sum(map(len, self._network.waiting(self.node, node)))
 
     def set_address(self, node: NodeId, address: str) -> None:
         if self._closed:

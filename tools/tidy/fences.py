@@ -112,7 +112,7 @@ FENCES = (
 # is cut into several files; turn, waiters and all that they call stay plain.
 ASYNC_INSIDE = re.compile(
     r"multiraft/(transport/|cli/|testing/|client\.py|sync\.py|interfaces\.py|worker\.py|"
-    r"node/(node|store|scanning|hash_scan|dispatch|snapshots|embedded|groups|leadership|moves|admin)\.py)"
+    r"node/(node|wiring|leaving|world|store|scanning|hash_scan|dispatch|snapshots|embedded|groups|leadership|moves|admin)\.py)"
 )
 ASYNC_WORD = re.compile(r"\b(async\s+(?:def|for|with)|await)\b")
 WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*|(?<=\.)[A-Za-z_]\w*")

@@ -13,6 +13,7 @@ import multiraft
 from multiraft import Config, Node
 from multiraft.errors import SyncFailed
 from multiraft.node import node as node_module
+from multiraft.node.leaving import Leaving
 from tests.unit.node.test_cluster import trio
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -60,7 +61,7 @@ def test_a_start_that_is_cancelled_leaves_the_directory_free(arun: Run, tmp_path
     arun(main())
 
 
-@pytest.mark.parametrize("where", ["_hand_over", "_answer_all", "_close_links"])
+@pytest.mark.parametrize("where", ["hand_over", "_answer_all", "_close_links"])
 def test_what_fails_while_a_node_ends_leaves_nothing_open_and_nobody_waiting(
     arun: Run, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +71,7 @@ def test_what_fails_while_a_node_ends_leaves_nothing_open_and_nobody_waiting(
         def fail() -> None:
             raise ValueError("a mistake of ours")
 
-        async def fail_later() -> None:
+        async def fail_later(*_: object) -> None:
             await real_links()
             fail()
 
@@ -79,7 +80,7 @@ def test_what_fails_while_a_node_ends_leaves_nothing_open_and_nobody_waiting(
         await node.store.put(b"k", b"v")
         real_links = node._close_links
         wrong = (lambda _: fail()) if where == "_answer_all" else fail_later
-        monkeypatch.setattr(node, where, wrong)
+        monkeypatch.setattr(Leaving if where == "hand_over" else node, where, wrong)
         await node.aclose()
         with pytest.raises(ValueError, match="a mistake of ours"):
             await node.closed()
