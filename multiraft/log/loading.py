@@ -18,7 +18,7 @@ from multiraft.errors import FormatUnsupported, LogCorrupt, MultiRaftError, Wron
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
 from multiraft.interfaces import Base, GroupLog, HardState, Membership, Pinned
 from multiraft.log.carrying import copy_run
-from multiraft.log.directory import LogDirectory, sync_directory
+from multiraft.log.directory import LogDirectory
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, Room, wrapped
 from multiraft.log.index import LogIndex
 from multiraft.log.lookup import group_facts, group_ids, pinned_stores, place_key, place_name
@@ -54,7 +54,7 @@ def open_store(directory: LogDirectory, settings: LogSettings) -> Opened:
     try:
         boot_count = _boot_count(environment, superblock)
         if superblock is None:
-            sync_directory(directory.path)
+            directory.disk.sync_directory(directory.path)
             superblock = directory.new_superblock()
         index = load_index(environment, superblock.store_id, bodies=settings.verify == "all")
         refuse_damage(index.finish(), index.findings_count)
