@@ -26,6 +26,7 @@ import pytest
 from benchmarks.device import device_bytes, sync_ms
 from multiraft._batch import BatchBuilder
 from multiraft._core import RunKind, encode_run
+from multiraft.disk import RealDisk
 from multiraft.ids import ReplicaId
 from multiraft.interfaces import Base, Membership
 from multiraft.log.directory import LogDirectory
@@ -315,7 +316,7 @@ def test_rebuild_the_index(benchmark: Any, tmp_path: Path, groups: int, each: in
         batched.write(batched.flush(at, groups * each, payload))
     store_id = batched.store.store_id
     batched.close()
-    directory = LogDirectory(tmp_path / "log")
+    directory = LogDirectory(RealDisk(), tmp_path / "log")
     environment = LogEnvironment(directory, RELAXED)
 
     def rebuild() -> Any:

@@ -11,16 +11,22 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import lmdb
 
-from multiraft.disk import claim_room, keep_freed_memory
-from multiraft.errors import FormatUnsupported, LogCorrupt, NoSpace, StorageError, SyncFailed
+from multiraft.errors import (
+    FormatUnsupported,
+    InvariantViolation,
+    LogCorrupt,
+    NoSpace,
+    StorageError,
+    SyncFailed,
+)
 from multiraft.ids import StoreId
-from multiraft.log.directory import LogDirectory, sync_directory
+from multiraft.interfaces import DiskFile
+from multiraft.log.directory import LogDirectory
 from multiraft.log.schema import (
     BATCHES,
     BOOT_KEY,
@@ -111,6 +117,7 @@ class LogEnvironment:
     ):
         """``create=False`` where there must be databases: LMDB would make an empty one in the place of one that is lost."""
         self._settings = settings
+        self._disk = directory.disk
         self._path = directory.data_path
         directory.check_data()
         if settings.durability == "relaxed":
@@ -118,7 +125,7 @@ class LogEnvironment:
                 "the log in %s is NOT synced: a power cut may lose or damage all of it",
                 directory.path,
             )
-        self._file = -1
+        self._file: DiskFile | None = None
         try:
             self._env = self._open(directory, readonly)
         except lmdb.Error as error:
@@ -134,19 +141,16 @@ class LogEnvironment:
     def _prepare(self, *, create: bool, readonly: bool) -> None:
         self.stale_readers = 0 if readonly else self._env.reader_check()
         self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
-        self._file = -1 if readonly else os.open(self._path, os.O_RDWR)
+        self._file = None if readonly else self._disk.open(self._path, "r+")
         self._page_bytes = self._env.stat()["psize"]
         with self._env.begin() as transaction:
             self._count_pages(transaction)
 
     def _open(self, directory: LogDirectory, readonly: bool) -> lmdb.Environment:
         settings = self._settings
-        size = self._path.stat().st_size if self._path.exists() else 0
-        if not readonly:
-            claim_room(directory.path, readers_max=settings.readers_max, fresh=not size)
-            keep_freed_memory()
-        return lmdb.open(
-            str(directory.path),
+        size = self._disk.size(self._path) or 0
+        environment: lmdb.Environment = self._disk.environment(
+            directory.path,
             map_size=max(settings.map_bytes, size + MIB),
             subdir=True,
             readonly=readonly,
@@ -159,8 +163,8 @@ class LogEnvironment:
             readahead=settings.readahead,
             max_readers=settings.readers_max,
             max_dbs=len(_DATABASES),
-            lib_version=0,
         )
+        return environment
 
     # -- at open ------------------------------------------------------------------------------------------------------
 
@@ -182,7 +186,7 @@ class LogEnvironment:
                 raise NoSpace(f"the disk of {self._path} has no room to begin: {error}") from error
             except lmdb.Error as error:
                 raise SyncFailed(f"the boot record could not be written: {error}") from error
-        sync_directory(self._path.parent)
+        self._disk.sync_directory(self._path.parent)
 
     def _put_boot(self, data: bytes) -> None:
         transaction = self._env.begin(write=True)
@@ -264,12 +268,11 @@ class LogEnvironment:
         """Figures as of the last transaction."""
         info = self._env.info()
         pages = info["last_pgno"] + 1
-        disk = os.fstatvfs(self._file)
         return Room(
             used_bytes=self._pages_in_use * self._page_bytes,
             reusable_bytes=max(0, pages - self._pages_in_use) * self._page_bytes,
             tail_bytes=self._tail_bytes(),
-            disk_bytes=disk.f_bavail * disk.f_frsize,
+            disk_bytes=self._disk.free_bytes(self._path),
             map_bytes=info["map_size"],
         )
 
@@ -277,6 +280,13 @@ class LogEnvironment:
         self._pages_in_use = 2
         for stat in (transaction.stat(), *map(transaction.stat, self._databases.values())):
             self._pages_in_use += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+
+    @property
+    def _data(self) -> DiskFile:
+        """The data file, beside what LMDB has of it."""
+        if self._file is None:
+            raise InvariantViolation("the log is not open for writing")
+        return self._file
 
     def make_room(self, change: Change, settings: LogSettings) -> None:
         """Allocate what the change may take, and some more. Raises DiskFull where that much cannot be had."""
@@ -291,23 +301,21 @@ class LogEnvironment:
 
     def _ahead_bytes(self, settings: LogSettings) -> int:
         """How much to allocate ahead: the reserve too, before somebody else fills the disk."""
-        disk = os.fstatvfs(self._file)
-        low = disk.f_bavail * disk.f_frsize < 4 * settings.reserve_bytes
+        low = self._disk.free_bytes(self._path) < 4 * settings.reserve_bytes
         return settings.ahead_bytes + (settings.reserve_bytes if low else 0)
 
     def _tail_bytes(self) -> int:
         pages = self._env.info()["last_pgno"] + 1
-        state = os.fstat(self._file)
-        return max(0, min(state.st_size, state.st_blocks * 512) - pages * self._page_bytes)
+        return max(0, self._data.allocated_bytes() - pages * self._page_bytes)
 
     def allocate(self, tail_bytes: int) -> None:
         """See to it that ``tail_bytes`` lie allocated after the last page; as many as there is room for."""
         used = (self._env.info()["last_pgno"] + 1) * self._page_bytes
-        size = os.fstat(self._file).st_size
+        size = self._data.size()
         while used + tail_bytes > size:
             try:
-                os.posix_fallocate(self._file, size, used + tail_bytes - size)
-                os.fsync(self._file)
+                self._data.allocate(used + tail_bytes)
+                self._data.sync()
                 return
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -327,9 +335,9 @@ class LogEnvironment:
         self._env.copy(path, compact=True)
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         self._env.close()
 
 

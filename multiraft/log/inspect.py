@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multiraft._core import RunKind, decode_batch, decode_run
+from multiraft.disk import RealDisk
 from multiraft.errors import LogCorrupt, MultiRaftError, StorageError
 from multiraft.ids import StoreId
 from multiraft.log.carrying import copy_run
@@ -81,7 +82,7 @@ class LogReport:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[LogDirectory, Superblock, LogEnvironment]]:
-    directory = LogDirectory(Path(path), create=False)
+    directory = LogDirectory(RealDisk(), Path(path), create=False)
     try:
         superblock = directory.superblock()
         if superblock is None:

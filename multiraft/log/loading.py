@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import lmdb
 
 from multiraft.errors import FormatUnsupported, LogCorrupt, MultiRaftError, WrongStore
-from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
+from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId, random_id
 from multiraft.interfaces import Base, GroupLog, HardState, Membership, Pinned
 from multiraft.log.carrying import copy_run
-from multiraft.log.directory import LogDirectory, sync_directory
+from multiraft.log.directory import LogDirectory
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, Room, wrapped
 from multiraft.log.index import LogIndex
 from multiraft.log.lookup import group_facts, group_ids, pinned_stores, place_key, place_name
@@ -47,15 +47,17 @@ class Opened:
     room: Room
 
 
-def open_store(directory: LogDirectory, settings: LogSettings) -> Opened:
+def open_store(
+    directory: LogDirectory, settings: LogSettings, identity: Callable[[], int] = random_id
+) -> Opened:
     """Open, check and take possession. Raises LogCorrupt, FormatUnsupported or WrongStore."""
     superblock = directory.superblock()
     environment = LogEnvironment(directory, settings, create=superblock is None)
     try:
         boot_count = _boot_count(environment, superblock)
         if superblock is None:
-            sync_directory(directory.path)
-            superblock = directory.new_superblock()
+            directory.disk.sync_directory(directory.path)
+            superblock = directory.new_superblock(StoreId(identity()))
         index = load_index(environment, superblock.store_id, bodies=settings.verify == "all")
         refuse_damage(index.finish(), index.findings_count)
         groups = found_groups(environment, index, {})

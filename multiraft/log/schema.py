@@ -17,7 +17,6 @@ from multiraft.errors import ConfigError, FormatUnsupported, LogCorrupt
 from multiraft.ids import StoreId
 from multiraft.log.carrying import checksum
 
-DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 SUPERBLOCK_FILE = "superblock"
 

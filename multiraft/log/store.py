@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multiraft.disk import RealDisk
 from multiraft.errors import Closed, InvariantViolation, LogCorrupt, StorageError, SyncFailed
 from multiraft.histogram import Histogram
-from multiraft.ids import GroupId, NodeId, StoreId
-from multiraft.interfaces import GroupLog, Jobs, LogSpace, Pinned
+from multiraft.ids import GroupId, NodeId, StoreId, random_id
+from multiraft.interfaces import Disk, GroupLog, Jobs, LogSpace, Pinned
 from multiraft.log.compaction import Copied, Plan, account, copy_live, make_plan
-from multiraft.log.directory import LogDirectory, sync_directory, write_synced
+from multiraft.log.directory import LogDirectory
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, MapFull, Room
 from multiraft.log.index import LogIndex
 from multiraft.log.loading import found_groups, open_store, pinned_of
@@ -68,6 +69,8 @@ class LmdbLogStore:
         writer: Jobs,
         reader: Jobs,
         settings: LogSettings | None = None,
+        disk: Disk | None = None,
+        identity: Callable[[], int] = random_id,
     ):
         self.settings = settings if settings is not None else LogSettings()
         self.on_synced: Callable[[int], None] = _ignore
@@ -75,9 +78,10 @@ class LmdbLogStore:
         self.sync_ns = Histogram()
         self._writer = writer
         self._reader = reader
-        self._directory = LogDirectory(Path(directory))
+        self._disk: Disk = disk if disk is not None else RealDisk()
+        self._directory = LogDirectory(self._disk, Path(directory))
         try:
-            opened = open_store(self._directory, self.settings)
+            opened = open_store(self._directory, self.settings, identity)
         except BaseException:
             self._directory.close()
             raise
@@ -325,13 +329,12 @@ class LmdbLogStore:
         self._reads.run(lambda: self._copy(Path(target)), lambda _, error: done(error))
 
     def _copy(self, target: Path) -> list[bytes]:
-        target.mkdir(parents=True, exist_ok=True)
+        disk = self._disk
+        disk.make_directory(target)
         self._environment.copy(str(target))
-        sync_directory(target)
-        write_synced(
-            target / SUPERBLOCK_FILE, (self._directory.path / SUPERBLOCK_FILE).read_bytes()
-        )
-        sync_directory(target.parent)
+        disk.sync_directory(target)
+        disk.write(target / SUPERBLOCK_FILE, disk.read(self._directory.path / SUPERBLOCK_FILE))
+        disk.sync_directory(target.parent)
         return []
 
     # -- the end ------------------------------------------------------------------------------------------------------

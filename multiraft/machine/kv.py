@@ -16,7 +16,7 @@ from typing import Any
 
 from multiraft._core import CommittedRuns
 from multiraft.errors import InvariantViolation, MultiRaftError, StorageError
-from multiraft.interfaces import Jobs, SnapshotRecord
+from multiraft.interfaces import Disk, Jobs, SnapshotRecord
 from multiraft.machine.descriptors import Ranges, ShardDescriptor, ShardRecord, decode_record
 from multiraft.machine.flush import drop_shard, flush_memtable, write_records
 from multiraft.machine.options import StoreOptions
@@ -84,6 +84,8 @@ class KeyValueStore:
         flush_jobs: Jobs,
         reader_jobs: Jobs,
         snapshot_jobs: Jobs | None = None,
+        *,
+        disk: Disk | None = None,
     ) -> KeyValueStore:
         """Open or make the store of a directory. Raises StorageError where what is there is not sound."""
         tree = Tree(
@@ -92,6 +94,7 @@ class KeyValueStore:
             map_bytes=options.map_bytes,
             reserve_bytes=options.reserve_bytes,
             relaxed=options.relaxed,
+            disk=disk,
         )
         try:
             store = cls(tree, options, flush_jobs, reader_jobs, snapshot_jobs or reader_jobs)

@@ -41,7 +41,7 @@ class StoreOptions:
             )
 
     @classmethod
-    def of(cls, config: Config, *, store_id: int = 0) -> StoreOptions:
+    def of(cls, config: Config, *, store_id: int = 0, seed: int | None = None) -> StoreOptions:
         """What a node's configuration says of its state store."""
         return cls(
             memtable_bytes_max=config.memtable_bytes_max,
@@ -50,5 +50,6 @@ class StoreOptions:
             reserve_bytes=config.reserve_bytes,
             cold_reads=config.cold_reads,
             store_id=store_id,
+            seed=seed,
             relaxed=config.durability == "relaxed",
         )

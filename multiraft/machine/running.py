@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from multiraft.errors import CommandError, FormatUnsupported, StorageError
-from multiraft.interfaces import StateMachine
+from multiraft.interfaces import Disk, StateMachine
 from multiraft.machine.plain import plain_error, plain_result
 from multiraft.machine.snapshot import Kind, check_snapshot, read_chunks
 from multiraft.machine.states import At, State, States, decode_note, write_state
@@ -103,11 +103,11 @@ def bring_up(
         return _bring_up_own(factory, group, machine, state, told_index, states)
     made = factory()
     if state is not None:
-        if check_snapshot(state.path).kind != Kind.BYTES:
+        if check_snapshot(states.disk, state.path).kind != Kind.BYTES:
             raise StorageError(
                 f"{state.path.name} is of a machine that kept its own disk; {machine!r} does not"
             )
-        made.restore(read_chunks(state.path))
+        made.restore(read_chunks(states.disk, state.path))
     return Running(made, told_index, state)
 
 
@@ -120,16 +120,16 @@ def _bring_up_own(
     states: States,
 ) -> Running:
     directory = states.own(group)
-    directory.mkdir(parents=True, exist_ok=True)
+    states.disk.make_directory(directory)
     made: Any = factory(directory)
-    if state is not None and check_snapshot(state.path).kind == Kind.BYTES:
+    if state is not None and check_snapshot(states.disk, state.path).kind == Kind.BYTES:
         if made.applied_index() < told_index:  # received, and not taken over yet - or not wholly
-            made.restore(read_chunks(state.path))
+            made.restore(read_chunks(states.disk, state.path))
             made.sync()
         _require_told(made, told_index)
         info = state.info
         at = At(info.index, info.term, info.membership, told_index)
-        state = write_state(state.path, Kind.APPLIED, group, machine, at)
+        state = write_state(states.disk, state.path, Kind.APPLIED, group, machine, at)
     _require_told(made, told_index)
     return Running(made, made.applied_index(), state)
 
@@ -195,14 +195,16 @@ def answer_reads(machine: Any, queries: Sequence[Any]) -> list[tuple[Any, BaseEx
     return answers
 
 
-def save_machine(machine: Any, kept: bool, path: Path, group: int, kind: str, at: At) -> State:
+def save_machine(
+    disk: Disk, machine: Any, kept: bool, path: Path, group: int, kind: str, at: At
+) -> State:
     """Make durable what the machine has applied: its whole state, or where its own disk stands."""
     if not kept:
-        return write_state(path, Kind.BYTES, group, kind, at, machine.snapshot())
+        return write_state(disk, path, Kind.BYTES, group, kind, at, machine.snapshot())
     machine.sync()
     index = machine.applied_index()
     if index != at.told_index:
         raise StorageError(
             f"after sync() the machine says that it holds commands up to {index}; it was given {at.told_index}"
         )
-    return write_state(path, Kind.APPLIED, group, kind, at)
+    return write_state(disk, path, Kind.APPLIED, group, kind, at)

@@ -7,18 +7,17 @@ Damage raises PeerProtocolError: the file can be sent again; a version that is n
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import BinaryIO
 
 from multiraft._core import crc32c
 from multiraft.errors import FormatUnsupported, PeerProtocolError, StorageError
 from multiraft.ids import GroupId
-from multiraft.interfaces import SnapshotRecord
+from multiraft.interfaces import Disk, DiskFile, SnapshotRecord
 from multiraft.machine.chunks import Items, check_chunk
 from multiraft.machine.descriptors import (
     ShardDescriptor,
@@ -26,7 +25,6 @@ from multiraft.machine.descriptors import (
     decode_descriptor,
     encode_descriptor,
 )
-from multiraft.machine.tree import sync_directory
 from multiraft.records import encode_membership
 
 MAGIC = b"MRS1"
@@ -35,6 +33,9 @@ VERSION = 1
 CHUNK_BYTES_MAX = 16 * 1024 * 1024
 HEAD_BYTES_MAX = 64 * 1024 * 1024
 ENTRIES_MAX = 256
+HEAD_PIECE_BYTES = 4096
+PIECE_BYTES = 64 * 1024
+"""A file is read and written in pieces of about this size."""
 
 _HEAD = struct.Struct("<4sHHQQQIIII")
 _CHUNK = struct.Struct("<III")
@@ -95,10 +96,9 @@ class SnapshotInfo:
 
 
 def write_snapshot(
-    path: str | Path, kind: Kind, state: ShardRecord, chunks: Iterable[tuple[bytes, int]]
+    disk: Disk, path: Path, kind: Kind, state: ShardRecord, chunks: Iterable[tuple[bytes, int]]
 ) -> SnapshotInfo:
     """Write a file of ``chunks``, each (body, records in it), so that it appears under its name whole and synced."""
-    path = Path(path)
     partial = path.with_name(path.name + ".part")
     descriptor = encode_descriptor(state.descriptor)
     head = _HEAD.pack(
@@ -115,14 +115,16 @@ def write_snapshot(
     )
     head += state.membership + descriptor + state.sessions
     try:
-        with open(partial, "wb") as file:
-            crc, size, records = _write_body(file, head, chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(partial, path)
-        sync_directory(path.parent)
+        file = disk.open(partial, "w")
+        try:
+            crc, size, records = _write_body(_Writing(file), head, chunks)
+            file.sync()
+        finally:
+            file.close()
+        disk.rename(partial, path)
+        disk.sync_directory(path.parent)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        disk.remove(partial)
         raise
     return SnapshotInfo(
         kind,
@@ -138,8 +140,29 @@ def write_snapshot(
     )
 
 
+class _Writing:
+    """A file that is written from its beginning on, in larger pieces than it is handed."""
+
+    def __init__(self, file: DiskFile):
+        self._file = file
+        self._offset = 0
+        self._parts: list[bytes] = []
+        self._bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._bytes += len(data)
+        if self._bytes >= PIECE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        self._file.write(self._offset, b"".join(self._parts))
+        self._offset += self._bytes
+        self._parts, self._bytes = [], 0
+
+
 def _write_body(
-    file: BinaryIO, head: bytes, chunks: Iterable[tuple[bytes, int]]
+    file: _Writing, head: bytes, chunks: Iterable[tuple[bytes, int]]
 ) -> tuple[int, int, int]:
     """Head, chunks and end; (crc of the whole, size, records)."""
     head += struct.pack("<I", crc32c(head))
@@ -158,15 +181,53 @@ def _write_body(
     end = _END.pack(END_MAGIC, count, records, size + _END.size, 0, 0)[:-4]
     crc = crc32c(end, crc)
     file.write(end + struct.pack("<I", crc))
+    file.flush()
     return crc, size + _END.size, records
 
 
 # -- reading ------------------------------------------------------------------------------------------------------------
 
 
-def check_snapshot(path: str | Path) -> SnapshotInfo:
+class _Reading:
+    """A file that is read from its beginning on, in larger pieces than it is asked for."""
+
+    def __init__(self, file: DiskFile, piece_bytes: int):
+        self.size = file.size()
+        self._file = file
+        self._piece_bytes = piece_bytes
+        self._offset = 0
+        self._buffer = b""
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; fewer only at the end of the file."""
+        missing = self._at + size - len(self._buffer)
+        if missing > 0:
+            more = self._file.read(self._offset, max(missing, self._piece_bytes))
+            self._buffer = self._buffer[self._at :] + more
+            self._offset += len(more)
+            self._at = 0
+        data = self._buffer[self._at : self._at + size]
+        self._at += len(data)
+        return data
+
+    def back(self, size: int) -> None:
+        """Be where one was before the last read, which was of so many bytes."""
+        self._at -= size
+
+
+@contextmanager
+def _reading(disk: Disk, path: Path, piece_bytes: int = PIECE_BYTES) -> Iterator[_Reading]:
+    file = disk.open(path)
+    try:
+        yield _Reading(file, piece_bytes)
+    finally:
+        file.close()
+
+
+def check_snapshot(disk: Disk, path: Path) -> SnapshotInfo:
     """Read all of a file and check all of it. Raises PeerProtocolError where it is damaged or not whole."""
-    with open(path, "rb") as file:
+    with _reading(disk, path) as file:
         info, crc = _read_head(file)
         records = count = 0
         last = b""
@@ -183,7 +244,7 @@ def check_snapshot(path: str | Path) -> SnapshotInfo:
     crc = crc32c(end[:-4], crc)
     if crc != crc_said or zero:
         raise PeerProtocolError("a snapshot file is damaged: its checksum is wrong")
-    if (chunks, records_said, size) != (count, records, os.stat(path).st_size):
+    if (chunks, records_said, size) != (count, records, file.size):
         raise PeerProtocolError("a snapshot file does not hold what its end says")
     return SnapshotInfo(
         info.kind,
@@ -199,23 +260,23 @@ def check_snapshot(path: str | Path) -> SnapshotInfo:
     )
 
 
-def head_of_snapshot(path: str | Path) -> SnapshotInfo:
+def head_of_snapshot(disk: Disk, path: Path) -> SnapshotInfo:
     """What a file's head says, which is checked; nothing else of the file is read. Raises PeerProtocolError."""
-    with open(path, "rb") as file:
+    with _reading(disk, path, HEAD_PIECE_BYTES) as file:
         return _read_head(file)[0]
 
 
-def read_chunks(path: str | Path) -> Iterator[bytes]:
+def read_chunks(disk: Disk, path: Path) -> Iterator[bytes]:
     """The bodies of a file's chunks, each checked by itself."""
-    with open(path, "rb") as file:
+    with _reading(disk, path) as file:
         _read_head(file)
         for _, body, _ in _read_chunks(file):
             yield body
 
 
-def read_entries(path: str | Path) -> Iterator[list[tuple[bytes, bytes]]]:
+def read_entries(disk: Disk, path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
     """(key, record) pairs of a KEYS file, some at a time."""
-    for body in read_chunks(path):
+    for body in read_chunks(disk, path):
         items = Items(body)
         while entries := items.take(ENTRIES_MAX):
             yield entries
@@ -225,7 +286,7 @@ def _check_keys(body: bytes, held: int, last: bytes, info: SnapshotInfo) -> byte
     return check_chunk(body, held, last, info.descriptor.start, info.descriptor.end)
 
 
-def _read_head(file: BinaryIO) -> tuple[SnapshotInfo, int]:
+def _read_head(file: _Reading) -> tuple[SnapshotInfo, int]:
     """The head without what only the end knows, and the crc up to here."""
     head = _exactly(file, _HEAD.size)
     magic, version, kind, group, index, term, *sizes, zero = _HEAD.unpack(head)
@@ -254,12 +315,12 @@ def _read_head(file: BinaryIO) -> tuple[SnapshotInfo, int]:
     return info, crc32c(rest[-4:], crc)
 
 
-def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, int]]:
+def _read_chunks(file: _Reading) -> Iterator[tuple[bytes, bytes, int]]:
     """(head, body, records) of each chunk; leaves the file at its end part."""
     while True:
         head = _exactly(file, _CHUNK.size)
         if head[:4] == END_MAGIC:
-            file.seek(-_CHUNK.size, os.SEEK_CUR)
+            file.back(_CHUNK.size)
             return
         length, held, crc = _CHUNK.unpack(head)
         if length > CHUNK_BYTES_MAX:
@@ -270,7 +331,7 @@ def _read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, int]]:
         yield head, body, held
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
+def _exactly(file: _Reading, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
         raise PeerProtocolError("a snapshot file is cut short")
@@ -295,13 +356,13 @@ def require_match(info: SnapshotInfo, group: int, record: SnapshotRecord) -> Non
 
 
 def outcome_at_open(
-    applied_index: int, group: int, record: SnapshotRecord, path: str | Path
+    disk: Disk, applied_index: int, group: int, record: SnapshotRecord, path: Path
 ) -> Outcome:
     """What to do with a snapshot whose pending record has no mark: the process ended somewhere in between."""
     if applied_index >= record.base.index:
         return Outcome.MARK
     try:
-        require_match(check_snapshot(path), group, record)
+        require_match(check_snapshot(disk, path), group, record)
     except (OSError, PeerProtocolError, FormatUnsupported):
         return Outcome.DROP
     return Outcome.FINISH

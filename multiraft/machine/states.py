@@ -10,18 +10,17 @@ The newest file of a group is its state; the log holds everything behind it. Not
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgpack
 
+from multiraft.disk import RealDisk
 from multiraft.errors import MultiRaftError, PeerProtocolError
+from multiraft.interfaces import Disk
 from multiraft.machine.descriptors import ShardDescriptor, ShardRecord
 from multiraft.machine.snapshot import Kind, SnapshotInfo, head_of_snapshot, write_snapshot
-from multiraft.machine.tree import sync_directory
 
 logger = logging.getLogger("multiraft.machine")
 
@@ -77,20 +76,27 @@ def bounded(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def write_state(
-    path: Path, kind: Kind, group: int, machine: str, at: At, chunks: Iterable[bytes] = ()
+    disk: Disk,
+    path: Path,
+    kind: Kind,
+    group: int,
+    machine: str,
+    at: At,
+    chunks: Iterable[bytes] = (),
 ) -> State:
     """Write the state of a machine as of an index; the kind's name goes with it."""
     descriptor = ShardDescriptor(extra=encode_note(machine, at.told_index))
     record = ShardRecord(group, at.index, at.term, at.membership, descriptor)  # type: ignore[arg-type]
-    info = write_snapshot(path, kind, record, bounded(chunks))
+    info = write_snapshot(disk, path, kind, record, bounded(chunks))
     return State(path, info, info.size)
 
 
 class States:
     """The files of one node. Its methods block: call them on a worker, or before the node runs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, disk: Disk | None = None) -> None:
         self.directory = directory
+        self.disk: Disk = disk if disk is not None else RealDisk()
 
     def path(self, group: int, index: int) -> Path:
         return self.directory / f"{group}-{index:020d}.state"
@@ -102,20 +108,23 @@ class States:
     def found(self) -> dict[int, State]:
         """The newest state of each group, by its head; older ones and what was never finished are removed."""
         states: dict[int, State] = {}
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.directory.iterdir()):
+        self.disk.make_directory(self.directory)
+        for name in self.disk.names(self.directory):
+            path = self.directory / name
             if path.name.endswith(".part"):
-                path.unlink()
+                self.disk.remove(path)
             elif path.name.endswith(".state"):
                 try:
-                    state = State(path, head_of_snapshot(path), path.stat().st_size)
+                    state = State(
+                        path, head_of_snapshot(self.disk, path), self.disk.size(path) or 0
+                    )
                 except MultiRaftError as error:
                     logger.error("%s is not sound and is left alone: %s", path.name, error)
                     continue
                 before = states.get(state.info.group)
                 states[state.info.group] = state
                 if before is not None:  # names ascend with the index
-                    before.path.unlink()
+                    self.disk.remove(before.path)
         return states
 
     def take(self, source: Path, group: int, machine: str, info: SnapshotInfo) -> State:
@@ -124,14 +133,7 @@ class States:
         if info.kind != Kind.BYTES or theirs != machine:
             raise PeerProtocolError(f"the file holds a machine of kind {theirs!r}, not {machine!r}")
         path = self.path(group, info.index)
-        path.unlink(missing_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:  # a file system without links: a copy, whole before it has its name
-            partial = path.with_name(path.name + ".part")
-            shutil.copyfile(source, partial)
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
-            os.rename(partial, path)
-        sync_directory(self.directory)
+        self.disk.remove(path)
+        self.disk.link(source, path)
+        self.disk.sync_directory(self.directory)
         return State(path, info, info.size)

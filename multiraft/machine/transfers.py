@@ -57,7 +57,9 @@ class Transfers:
         frozen, frozen_record = shard.frozen, shard.frozen_record
         self._files.submit(
             lambda: self._tree.read(
-                lambda transaction: self._write(transaction, group, path, frozen, frozen_record)
+                lambda transaction: self._write(
+                    transaction, group, Path(path), frozen, frozen_record
+                )
             ),
             done,
         )
@@ -66,7 +68,7 @@ class Transfers:
         self,
         transaction: Transaction,
         group: int,
-        path: str | Path,
+        path: Path,
         frozen: Memtable | None,
         frozen_record: ShardRecord | None,
     ) -> SnapshotInfo:
@@ -86,7 +88,7 @@ class Transfers:
             ):
                 yield pack_chunk(entries), len(entries)
 
-        return write_snapshot(path, Kind.KEYS, state, chunks())
+        return write_snapshot(self._tree.disk, path, Kind.KEYS, state, chunks())
 
     # -- in -------------------------------------------------------------------------------------------------------------
 
@@ -108,17 +110,16 @@ class Transfers:
             if info is None:
                 self._ended(group, done, None, error)
             else:
-                self._install(group, path, info, done)
+                self._install(group, Path(path), info, done)
 
-        self._files.submit(lambda: self._check(group, path, record), checked)
+        self._files.submit(lambda: self._check(group, Path(path), record), checked)
 
-    @staticmethod
-    def _check(group: int, path: str | Path, record: SnapshotRecord) -> SnapshotInfo:
-        info = check_snapshot(path)
+    def _check(self, group: int, path: Path, record: SnapshotRecord) -> SnapshotInfo:
+        info = check_snapshot(self._tree.disk, path)
         require_match(info, group, record)
         return info
 
-    def _install(self, group: int, path: str | Path, info: SnapshotInfo, done: Done) -> None:
+    def _install(self, group: int, path: Path, info: SnapshotInfo, done: Done) -> None:
         shard = self._table.shards.get(group)
         if shard is None:
             done(None, ShardMoved(f"shard {group} is not on this node"))
@@ -139,7 +140,10 @@ class Transfers:
             self._ended(group, done, None if error else True, error)
 
         self._writes.submit(
-            lambda: replace_shard(self._tree, state, lambda: read_entries(path), info.size), written
+            lambda: replace_shard(
+                self._tree, state, lambda: read_entries(self._tree.disk, path), info.size
+            ),
+            written,
         )
 
     def _ended(

@@ -10,7 +10,6 @@ counted: an error of a read that saw one is no failure of the disk, and the read
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +21,9 @@ from typing import Any, TypeAlias, TypeVar
 import lmdb
 
 from multiraft._core import crc32c
-from multiraft.disk import claim_room
+from multiraft.disk import DATA_FILE, RealDisk
 from multiraft.errors import FormatUnsupported, StorageError, SyncFailed, WrongStore
+from multiraft.interfaces import Disk
 from multiraft.machine.pages import require_absent
 
 FORMAT = 1
@@ -72,15 +72,17 @@ class Tree:
         map_bytes: int = MAP_BYTES,
         reserve_bytes: int = 0,
         relaxed: bool = False,
+        disk: Disk | None = None,
     ):
+        self.disk: Disk = disk if disk is not None else RealDisk()
         self.path = Path(directory)
         self.reserve_bytes = reserve_bytes
         self.failed: StorageError | None = None
         self.growths = 0
         """How often a growing of the map began or ended: odd while it is being grown."""
-        self.file = self.path / "data.mdb"
-        fresh = not self.file.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.file = self.path / DATA_FILE
+        fresh = self.disk.size(self.file) is None
+        self.disk.make_directory(self.path)
         self.env = self._open(max(map_bytes, MAP_BYTES_MIN), relaxed)
         try:
             self.page_bytes = self.env.stat()["psize"]
@@ -91,38 +93,35 @@ class Tree:
             self.meta = self.env.open_db(b"meta")
             self.store_id = self._identify(store_id)
             if fresh and not relaxed:
-                sync_directory(self.path)
-                sync_directory(self.path.parent)
+                self.disk.sync_directory(self.path)
+                self.disk.sync_directory(self.path.parent)
             self.space = self.measure()
         except BaseException:
             self.env.close()
             raise
 
     def _open(self, map_bytes: int, relaxed: bool) -> lmdb.Environment:
-        if self.file.exists():
-            map_bytes = max(map_bytes, self.file.stat().st_size)
-        claim_room(self.path, readers_max=READERS_MAX, fresh=not self.file.exists())
         try:
-            return lmdb.open(
-                str(self.path),
-                map_size=map_bytes,
+            environment: lmdb.Environment = self.disk.environment(
+                self.path,
+                map_size=max(map_bytes, self.file_bytes()),
                 max_dbs=3,
                 max_readers=READERS_MAX,
                 max_spare_txns=4,
                 sync=not relaxed,
                 metasync=not relaxed,
                 writemap=False,
-                lib_version=0,
             )
         except lmdb.Error as error:
             raise StorageError(
                 f"the state store at {self.path} cannot be opened: {error}"
             ) from error
+        return environment
 
     def _require_whole(self) -> None:
         """A page behind the end of the file would end the process when it is read, so that has to be known before."""
         needed = (self.env.info()["last_pgno"] + 1) * self.page_bytes
-        size = self.file.stat().st_size
+        size = self.file_bytes()
         if size < needed:
             raise StorageError(f"{self.file} is cut short: {size} bytes of at least {needed}")
 
@@ -234,13 +233,16 @@ class Tree:
 
     # -- space ----------------------------------------------------------------------------------------------------------
 
+    def file_bytes(self) -> int:
+        """The size of the data file; 0 where there is none."""
+        return self.disk.size(self.file) or 0
+
     def measure(self) -> StateSpace:
         """How full it is, asked anew: a few system calls."""
         info = self.env.info()
-        size = self.file.stat().st_size
-        disk = os.statvfs(self.path)
+        size = self.file_bytes()
         used = self.used_pages() * self.page_bytes
-        free = max(0, size - used) + disk.f_bavail * disk.f_frsize
+        free = max(0, size - used) + self.disk.free_bytes(self.path)
         return StateSpace(used, free, self.reserve_bytes, info["map_size"], size)
 
     def look(self) -> None:
@@ -263,19 +265,18 @@ class Tree:
         On a full disk LMDB reports a failed commit as an I/O error, which cannot be told from a broken disk.
         """
         wanted = (self.env.info()["last_pgno"] + 1) * self.page_bytes + more_bytes
-        size = self.file.stat().st_size
+        size = self.file_bytes()
         if size >= wanted:
             return True
-        disk = os.statvfs(self.path)
-        if disk.f_bavail * disk.f_frsize < wanted - size:
+        if self.disk.free_bytes(self.path) < wanted - size:
             return False
-        descriptor = os.open(self.file, os.O_RDWR)
+        file = self.disk.open(self.file, "r+")
         try:
-            os.posix_fallocate(descriptor, size, wanted - size)
+            file.allocate(wanted)
         except OSError:
             return False
         finally:
-            os.close(descriptor)
+            file.close()
         return True
 
     def close(self) -> None:
@@ -341,12 +342,3 @@ class Reader:
         reason = self._tree.lost(error, self._growths)
         if not isinstance(reason, Moved):
             raise reason from error
-
-
-def sync_directory(path: Path) -> None:
-    """Make sure that the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

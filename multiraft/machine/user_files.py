@@ -78,6 +78,7 @@ class UserFiles:
     def _write(self, hosted: Hosted, path: Path, whole: bool, done: Done) -> None:
         """Begin the job that writes a file; then ``done((At, State), error)``. ``whole``: with all of the state in it."""
         machine, group, kind, at = hosted.machine, hosted.group, hosted.kind, hosted.at
+        disk = self._machines.states.disk
         kept = on_disk(self._machines.factory(kind)) and not whole
         if (
             at.told_index > at.index
@@ -94,13 +95,13 @@ class UserFiles:
                 done(None, error)
                 return
             self._files.submit(
-                lambda: (at, write_state(path, Kind.BYTES, group, kind, at, chunks)), done
+                lambda: (at, write_state(disk, path, Kind.BYTES, group, kind, at, chunks)), done
             )
 
         if on_loop(self._machines.factory(kind)):
             self._machines.run(hosted, lambda: list(machine.snapshot()), taken, lost)
         else:
-            job = partial(save_machine, machine, kept, path, group, kind, at)
+            job = partial(save_machine, disk, machine, kept, path, group, kind, at)
             self._machines.run(hosted, lambda: (at, job()), done, lost)
 
     # -- for others, and from them ----------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class UserFiles:
         states, kind = self._machines.states, hosted.kind
 
         def take() -> tuple[At, State]:
-            info = check_snapshot(path)
+            info = check_snapshot(states.disk, Path(path))
             require_match(info, group, record)
             state = states.take(Path(path), group, kind, info)
             return at_of(info), state
@@ -156,7 +157,7 @@ class UserFiles:
             if error is not None:
                 logger.warning("%s could not be removed: %s", path.name, error)
 
-        self._files.submit(lambda: path.unlink(missing_ok=True), done)
+        self._files.submit(lambda: self._machines.states.disk.remove(path), done)
 
 
 def at_of(info: SnapshotInfo) -> At:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from multiraft.config import Config
 from multiraft.errors import LogCorrupt, WrongStore
-from multiraft.ids import META_GROUP, ClusterId, GroupId, random_id
+from multiraft.ids import META_GROUP, ClusterId, GroupId
 from multiraft.interfaces import GroupLog, LogStore, Membership
 from multiraft.machine import commands
 from multiraft.machine.commands import ConditionKind, OperationKind
@@ -58,6 +58,7 @@ class Placing:
         after_sync: Callable[[Callable[[], None]], None],
         restored: Callable[[GroupLog, int], None],
         machines: UserMachines,
+        identity: Callable[[], int],
     ) -> None:
         self._config = config
         self._multi = multi
@@ -67,6 +68,7 @@ class Placing:
         self._after_sync = after_sync
         self._restored = restored
         self._machines = machines
+        self._identity = identity
         self._found: dict[GroupId, GroupLog] = {}
         self._flushed = {shard.group: shard for shard in machine.shards()}
         self._bootstrapping = False
@@ -104,7 +106,7 @@ class Placing:
             return
         self._bootstrapping = True
         prefix = space_prefix(META_SPACE)
-        records = initial_records(self._config, ClusterId(random_id()))
+        records = initial_records(self._config, ClusterId(self._identity()))
         operations = [(OperationKind.OPERATION_PUT, prefix + key, value) for key, value in records]
         conditions = [(ConditionKind.CONDITION_ABSENT, prefix + CLUSTER_KEY)]
         propose(META_GROUP, commands.encode_batch(META_SPACE, 1, operations, conditions))

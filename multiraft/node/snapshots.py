@@ -14,17 +14,18 @@ Nothing here holds up a heartbeat: files are a worker's work.
 from __future__ import annotations
 
 import logging
-import os
 import struct
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multiraft.disk import RealDisk
 from multiraft.errors import FormatUnsupported, LogCorrupt, MultiRaftError, StorageError
 from multiraft.ids import GroupId, NodeId, ReplicaId
 from multiraft.interfaces import (
     Base,
+    Disk,
     FileMeta,
     GroupLog,
     HardState,
@@ -34,7 +35,6 @@ from multiraft.interfaces import (
     Transport,
 )
 from multiraft.machine.snapshot import Outcome, SnapshotInfo, outcome_at_open
-from multiraft.machine.tree import sync_directory
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Snapshot
 from multiraft.records import decode_membership, encode_snapshot_record
@@ -91,7 +91,9 @@ class Snapshots:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         kick: Callable[[], None],
         failed: Callable[[BaseException], None],
+        disk: Disk | None = None,
     ) -> None:
+        self._disk: Disk = disk if disk is not None else RealDisk()
         self._directory = directory
         self._multi = multi
         self._host_of = host_of
@@ -265,7 +267,7 @@ class Snapshots:
             )
             self._after_sync(lambda: self._install(offer.group, path, record))
 
-        self._jobs.submit(lambda: _move(Path(arrival.path), path), moved)
+        self._jobs.submit(lambda: _move(self._disk, Path(arrival.path), path), moved)
 
     def _hard_state(self, group: int) -> HardState:
         status = self._multi.replica(group).status()
@@ -309,7 +311,7 @@ class Snapshots:
         if record is None:
             return
         group, path = int(group_log.group), self._directory / record.name
-        outcome = outcome_at_open(applied_index, group, record, path)
+        outcome = outcome_at_open(self._disk, applied_index, group, record, path)
         if outcome is Outcome.FINISH:
             self._install(group, path, record)
         elif outcome is Outcome.MARK:
@@ -325,25 +327,26 @@ class Snapshots:
             self._ended(group, path, None)
 
     def _remove(self, path: Path) -> None:
-        self._jobs.submit(lambda: path.unlink(missing_ok=True), self._done)
+        self._jobs.submit(lambda: self._disk.remove(path), self._done)
 
     def _done(self, _: object, error: BaseException | None) -> None:
         if error is not None:
             logger.warning("a snapshot file could not be removed: %s", error)
 
 
-def sweep(directory: Path, kept: Collection[str]) -> None:
+def sweep(directory: Path, kept: Collection[str], disk: Disk | None = None) -> None:
     """Remove what an earlier process left: files on their way out, and received ones that no pending record names any more."""
-    for path in sorted(directory.iterdir()):
-        if path.name not in kept:
-            path.unlink()
+    disk = disk if disk is not None else RealDisk()
+    for name in disk.names(directory):
+        if name not in kept:
+            disk.remove(directory / name)
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(disk: Disk, source: Path, target: Path) -> None:
     """Under its own name, synced, so that a start after a power cut finds it."""
-    os.replace(source, target)
-    sync_directory(target.parent)
-    sync_directory(source.parent)
+    disk.rename(source, target)
+    disk.sync_directory(target.parent)
+    disk.sync_directory(source.parent)
 
 
 def check_base(group: GroupId, base_index: int, applied_index: int) -> None:

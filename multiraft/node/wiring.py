@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,12 @@ class Parts(TurnEvents, TransportEvents):
         config = self.config
         directory = Path(config.data_dir)
         self.clock = self.world.clock
-        for one in (directory, directory / "snapshots", directory / "incoming"):
-            one.mkdir(parents=True, exist_ok=True)
+        await self.world.aside(partial(self._make_directories, directory))
         self.log = await self._open_log(directory)
         pending = {one.pending.name for one in self.log.groups() if one.pending is not None}
-        await self.world.aside(lambda: sweep(directory / "snapshots", pending))
+        await self.world.aside(lambda: sweep(directory / "snapshots", pending, self.world.disk))
         self.machine = await self._open_machine(directory)
-        states = States(directory / "machines")
+        states = States(directory / "machines", self.world.disk)
         found = await self.world.aside(states.found)
         seed = config.seed if config.seed is not None else self.world.seed()
         self.multi = MultiRaft(
@@ -115,6 +115,10 @@ class Parts(TurnEvents, TransportEvents):
         )
         self._wire(states, found)
 
+    def _make_directories(self, directory: Path) -> None:
+        for one in (directory, directory / "snapshots", directory / "incoming"):
+            self.world.disk.make_directory(one)
+
     async def _open_log(self, directory: Path) -> LmdbLogStore:
         settings = LogSettings(
             durability=self.config.durability,
@@ -124,20 +128,27 @@ class Parts(TurnEvents, TransportEvents):
         writer, reader = self._worker("log"), self._worker("log-reader")
         return await self.world.aside(
             lambda: LmdbLogStore(
-                directory / "log", writer=writer, reader=reader, settings=settings
+                directory / "log",
+                writer=writer,
+                reader=reader,
+                settings=settings,
+                disk=self.world.disk,
+                identity=self.world.identity,
             ),
             LmdbLogStore.close,
         )
 
     async def _open_machine(self, directory: Path) -> KeyValueStore:
-        options = StoreOptions.of(self.config, store_id=self.log.store_id)
+        options = StoreOptions.of(self.config, store_id=self.log.store_id, seed=self.world.seed())
         flusher, reader, files = (
             self._worker("state"),
             self._worker("state-reader"),
             self._worker("snapshots"),
         )
         return await self.world.aside(
-            lambda: KeyValueStore.open(directory / "state", options, flusher, reader, files),
+            lambda: KeyValueStore.open(
+                directory / "state", options, flusher, reader, files, disk=self.world.disk
+            ),
             KeyValueStore.close,
         )
 
@@ -227,6 +238,7 @@ class Parts(TurnEvents, TransportEvents):
             waiters=self.waiters,
             transport=self.transport,
             jobs=self._files,
+            disk=self.world.disk,
             transfers=message_ids(self.log.boot_count),
             after_sync=self.keeper.after_sync,
             spawn=self._spawn,
@@ -243,6 +255,7 @@ class Parts(TurnEvents, TransportEvents):
             self.keeper.after_sync,
             self.transfers.resume,
             self.users.machines,
+            self.world.identity,
         )
         self.users.join(self.placing)
 

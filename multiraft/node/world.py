@@ -1,4 +1,4 @@
-"""The world as it is: the machine's clock and chance, threads, and links over TCP.
+"""The world as it is: the machine's clock, chance and disk, threads, and links over TCP.
 
 A node takes all that from here and from nowhere else, so that a simulator can give it another world (``interfaces.World``).
 Nothing here decides anything.
@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from multiraft.config import Config
-from multiraft.interfaces import Clock, Jobs, TransportEvents
+from multiraft.disk import RealDisk
+from multiraft.ids import random_id
+from multiraft.interfaces import Clock, Disk, Jobs, TransportEvents
 from multiraft.transport.transport import LoopTransport
 from multiraft.worker import Worker, aside
 
@@ -39,6 +41,10 @@ class RealWorld:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.clock: Clock = BootClock()
+        self.disk: Disk = RealDisk()
+
+    def identity(self) -> int:
+        return random_id()
 
     def seed(self) -> int:
         return random.SystemRandom().getrandbits(48)
@@ -60,4 +66,5 @@ class RealWorld:
             insecure=config.insecure,
             jobs=jobs,
             directory=directory,
+            disk=self.disk,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from multiraft.errors import Closed, LinkLost, MultiRaftError, Rejected, Retryable
 from multiraft.ids import NodeId
-from multiraft.interfaces import FileMeta, Jobs, TransportEvents
+from multiraft.interfaces import Disk, FileMeta, TransportEvents
 from multiraft.testing.loop import ProcessLoop
 from multiraft.transport.files import IncomingFile, OutgoingFile
 from multiraft.transport.memory_end import MemoryEnd
@@ -33,7 +33,7 @@ class SimulatedTransport:
         node: NodeId,
         loop: ProcessLoop,
         events: TransportEvents,
-        jobs: Jobs,
+        disk: Disk,
         directory: str,
     ):
         self.node = node
@@ -42,7 +42,7 @@ class SimulatedTransport:
         self.closed = False
         self._network = network
         self._events = events
-        self._jobs = jobs
+        self._disk = disk
         self._directory = directory
         self._addresses: dict[NodeId, str] = {}
         self._dialling: set[NodeId] = set()  # asked for membership only
@@ -154,7 +154,7 @@ class SimulatedTransport:
             raise Closed("the transport is closed")
         if node not in self._addresses:
             raise Retryable(f"no address of node {node} is known")
-        outgoing = OutgoingFile(path)
+        outgoing = OutgoingFile(self._disk, path)
         incoming: IncomingFile | None = None
         try:
             outgoing.open()
@@ -163,7 +163,7 @@ class SimulatedTransport:
                 offset = outgoing.measure(offset)
             target = self._network.reach(self.node, node)
             incoming = IncomingFile(
-                target._directory, self.node, transfer, outgoing.size, outgoing.crc
+                target._disk, target._directory, self.node, transfer, outgoing.size, outgoing.crc
             )
             offset = incoming.resume()
             while offset < outgoing.size:

@@ -22,7 +22,7 @@ from multiraft.errors import (
     LinkLost,
 )
 from multiraft.ids import NodeId
-from multiraft.interfaces import Jobs, TransportEvents
+from multiraft.interfaces import Disk, TransportEvents
 from multiraft.testing.links import SimulatedTransport
 from multiraft.testing.loop import ProcessLoop
 from multiraft.testing.schedule import Schedule
@@ -92,12 +92,12 @@ class SimulatedNetwork:
         loop: ProcessLoop,
         events: TransportEvents,
         *,
-        jobs: Jobs,
+        disk: Disk,
         directory: str,
     ) -> SimulatedTransport:
         """The transport of a new life of a node. One that the node had before is gone with its process."""
         made = self._transports[node] = SimulatedTransport(
-            self, node, loop, events, jobs, directory
+            self, node, loop, events, disk, directory
         )
         return made
 

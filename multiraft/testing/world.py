@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from multiraft.config import Config
 from multiraft.errors import Closed
-from multiraft.interfaces import TransportEvents
+from multiraft.interfaces import Clock, Disk, TransportEvents
 from multiraft.testing.links import SimulatedTransport
 from multiraft.testing.loop import ProcessLoop
 from multiraft.testing.network import SimulatedNetwork
@@ -106,15 +106,20 @@ class SimulatedWorld:
         loop: ProcessLoop,
         network: SimulatedNetwork,
         generator: random.Random,
+        disk: Disk,
         cost_ns: Callable[[], int | None] = lambda: 0,
     ) -> None:
         self.loop = loop
-        self.clock = SimulatedClock(loop)
+        self.disk = disk
+        self.clock: Clock = SimulatedClock(loop)
         self.workers: list[SimulatedWorker] = []
         self._network = network
         self._generator = generator
         self._cost_ns = cost_ns
         self.links: SimulatedTransport | None = None
+
+    def identity(self) -> int:
+        return self._generator.getrandbits(63) or 1
 
     def seed(self) -> int:
         return self._generator.getrandbits(48)
@@ -146,6 +151,6 @@ class SimulatedWorld:
         self, config: Config, events: TransportEvents, *, seed: int, jobs: Any, directory: str
     ) -> SimulatedTransport:
         self.links = self._network.transport(
-            config.node_id, self.loop, events, jobs=jobs, directory=directory
+            config.node_id, self.loop, events, disk=self.disk, directory=directory
         )
         return self.links

@@ -23,7 +23,7 @@ from typing import TypeVar
 from multiraft._core import FrameKind
 from multiraft.errors import Overloaded, PeerProtocolError, Rejected
 from multiraft.ids import NodeId
-from multiraft.interfaces import FileMeta, Jobs, TransportEvents
+from multiraft.interfaces import Disk, FileMeta, Jobs, TransportEvents
 from multiraft.transport.connection import Connection, Stage
 from multiraft.transport.files import FileDamaged, IncomingFile, clear_directory
 from multiraft.transport.hello import FRAME_HEADER, Farewell, build_frame
@@ -128,11 +128,13 @@ class Inbox:
         options: TransportOptions,
         jobs: Callable[[], Jobs],
         directory: str | None,
+        disk: Disk,
     ):
         self.events = events
         self.options = options
         self.jobs = jobs
         self._directory = directory
+        self._disk = disk
         self._cleared = False
         self._arrivals: dict[Connection, Arrival] = {}
         self._files: dict[
@@ -166,14 +168,14 @@ class Inbox:
                 connection.end(None)
         if not self._cleared:
             directory = self._directory
-            self._submit(lambda: clear_directory(directory))
+            self._submit(lambda: clear_directory(self._disk, directory))
             self._cleared = True
         known = self._files.pop(key, None)
         if known is not None and (known.size, known.crc) != (message.total, message.crc):
             self._submit(known.discard)
             known = None
         file = known or IncomingFile(
-            self._directory, node, message.transfer, message.total, message.crc
+            self._disk, self._directory, node, message.transfer, message.total, message.crc
         )
         self._files[key] = file
         self._forget_oldest()

@@ -10,12 +10,12 @@ Invariants: a ``.file`` has the size and the checksum that were announced; no mo
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 from multiraft._core import crc32c
 from multiraft.errors import InvariantViolation, MultiRaftError, PeerProtocolError
 from multiraft.ids import NodeId
+from multiraft.interfaces import Disk, DiskFile
 
 _READ_BYTES = 1024 * 1024
 _SYNC_BYTES = 16 * 1024 * 1024
@@ -29,19 +29,20 @@ class FileDamaged(MultiRaftError):
 class OutgoingFile:
     """A file to be sent. It must not change meanwhile; if it does, the receiver's check tells."""
 
-    def __init__(self, path: str):
+    def __init__(self, disk: Disk, path: str):
         self.size = 0
         self.crc = 0
+        self._disk = disk
         self._path = path
-        self._descriptor = -1
+        self._file: DiskFile | None = None
 
     def open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self._descriptor).st_size
+        self._file = self._disk.open(Path(self._path))
+        self.size = self._file.size()
 
     def measure(self, offset: int) -> int:
         """Take one stretch into ``crc``, from 0 on; returns where the next one begins."""
-        data = os.pread(self._descriptor, _READ_BYTES, offset)
+        data = _opened(self._file).read(offset, _READ_BYTES)
         if not data and offset < self.size:
             raise OSError(
                 errno.EIO, f"{self._path} ends at {offset}, before its size of {self.size}"
@@ -51,35 +52,36 @@ class OutgoingFile:
 
     def read(self, offset: int, count: int) -> tuple[bytes, int]:
         """``count`` bytes and their checksum."""
-        data = os.pread(self._descriptor, count, offset)
+        data = _opened(self._file).read(offset, count)
         if len(data) != count:
             raise OSError(errno.EIO, f"{self._path} has changed while it was sent")
         return data, crc32c(data)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 class IncomingFile:
     """A file that arrives, perhaps over several connections."""
 
-    def __init__(self, directory: str, node: NodeId, transfer: int, size: int, crc: int):
+    def __init__(
+        self, disk: Disk, directory: str, node: NodeId, transfer: int, size: int, crc: int
+    ):
         self.size = size
         self.crc = crc
-        self._directory = directory
+        self._disk = disk
         self._part = Path(directory, f"incoming-{node}-{transfer:016x}.part")
-        self._descriptor = -1
+        self._file: DiskFile | None = None
         self._written = 0
         self._synced = 0
         self._running_crc = 0
 
     def resume(self) -> int:
         """Open it where that has not been done; returns how much of it is here."""
-        if self._descriptor < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._descriptor = os.open(self._part, flags, 0o600)
+        if self._file is None:
+            self._file = self._disk.open(self._part, "w", private=True)
             self._written = self._synced = self._running_crc = 0
         return self._written
 
@@ -91,13 +93,12 @@ class IncomingFile:
             )
         if crc32c(data) != crc:
             raise FileDamaged(f"the chunk at {offset} arrived damaged")
-        view = memoryview(data)
-        while view:
-            view = view[os.pwrite(self._descriptor, view, self._written + len(data) - len(view)) :]
+        file = _opened(self._file)
+        file.write(offset, data)
         self._running_crc = crc32c(data, self._running_crc)
         self._written += len(data)
         if self._written - self._synced >= _SYNC_BYTES:
-            os.fdatasync(self._descriptor)
+            file.sync()
             self._synced = self._written
         return self._written
 
@@ -108,33 +109,33 @@ class IncomingFile:
         if self._running_crc != self.crc:
             self.discard()
             raise FileDamaged("the whole file does not match its checksum")
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        file = _opened(self._file)
+        file.sync()
+        file.close()
+        self._file = None
         whole = self._part.with_suffix(".file")
-        os.replace(self._part, whole)
-        sync_directory(self._directory)
+        self._disk.rename(self._part, whole)
+        self._disk.sync_directory(whole.parent)
         return str(whole)
 
     def discard(self) -> None:
         """Forget what arrived. Idempotent."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            self._part.unlink(missing_ok=True)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+            self._disk.remove(self._part)
 
 
-def sync_directory(directory: str) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _opened(file: DiskFile | None) -> DiskFile:
+    if file is None:
+        raise OSError(errno.EBADF, "the file is not open")
+    return file
 
 
-def clear_directory(directory: str) -> None:
+def clear_directory(disk: Disk, directory: str) -> None:
     """Make the directory where there is none, and remove what transfers of an earlier life left unfinished."""
-    os.makedirs(directory, exist_ok=True)
-    for left in sorted(Path(directory).glob("incoming-*.part")):
-        left.unlink()
+    path = Path(directory)
+    disk.make_directory(path)
+    for left in disk.names(path):
+        if left.startswith("incoming-") and left.endswith(".part"):
+            disk.remove(path / left)

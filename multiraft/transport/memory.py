@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from multiraft.disk import RealDisk
 from multiraft.errors import (
     Closed,
     ConfigError,
@@ -23,7 +24,7 @@ from multiraft.errors import (
     Retryable,
 )
 from multiraft.ids import NodeId
-from multiraft.interfaces import FileMeta, TransportEvents
+from multiraft.interfaces import Disk, FileMeta, TransportEvents
 from multiraft.transport.files import IncomingFile, OutgoingFile
 from multiraft.transport.memory_end import MemoryEnd
 
@@ -47,13 +48,20 @@ class MemoryNetwork:
         self._scheduled = False
 
     def transport(
-        self, node: NodeId, events: TransportEvents, *, directory: str | None = None
+        self,
+        node: NodeId,
+        events: TransportEvents,
+        *,
+        directory: str | None = None,
+        disk: Disk | None = None,
     ) -> MemoryTransport:
         """A new transport. Where the node had one, that one dies as in a crash, and its unsent frames with it."""
         old = self._transports.get(node)
         if old is not None:
             old.crash()
-        made = self._transports[node] = MemoryTransport(self, node, events, directory)
+        made = self._transports[node] = MemoryTransport(
+            self, node, events, directory, disk if disk is not None else RealDisk()
+        )
         self.settle()
         return made
 
@@ -219,12 +227,18 @@ class MemoryTransport:
     """See ``interfaces.Transport``. Made by ``MemoryNetwork.transport``."""
 
     def __init__(
-        self, network: MemoryNetwork, node: NodeId, events: TransportEvents, directory: str | None
+        self,
+        network: MemoryNetwork,
+        node: NodeId,
+        events: TransportEvents,
+        directory: str | None,
+        disk: Disk,
     ):
         self.node = node
         self.events = events
         self._network = network
         self._directory = directory
+        self._disk = disk
         self._addresses: dict[NodeId, str] = {}
         self._ends: dict[NodeId, MemoryEnd] = {}
         self._epochs = 0
@@ -270,7 +284,9 @@ class MemoryTransport:
             raise Closed("the transport is closed")
         if node not in self._addresses:
             raise Retryable(f"no address of node {node} is known")
-        self._network.reach(self.node, node).take_file(self.node, transfer, path, note)
+        self._network.reach(self.node, node).take_file(
+            self.node, transfer, OutgoingFile(self._disk, path), note
+        )
 
     async def close(self) -> None:
         self.crash()
@@ -317,17 +333,18 @@ class MemoryTransport:
         end = self._ends.get(node)
         return None if end is None or not end.standing else end.receive(frame)
 
-    def take_file(self, source: NodeId, transfer: int, path: str, note: bytes) -> None:
+    def take_file(self, source: NodeId, transfer: int, outgoing: OutgoingFile, note: bytes) -> None:
         """Copy and check a file at once, in the caller's thread: as blocking as a test may be."""
         if self._directory is None:
             raise Rejected(f"node {self.node} takes no files")
-        outgoing = OutgoingFile(path)
         try:
             outgoing.open()
             offset = outgoing.measure(0)
             while offset < outgoing.size:
                 offset = outgoing.measure(offset)
-            incoming = IncomingFile(self._directory, source, transfer, outgoing.size, outgoing.crc)
+            incoming = IncomingFile(
+                self._disk, self._directory, source, transfer, outgoing.size, outgoing.crc
+            )
             offset = incoming.resume()
             while offset < outgoing.size:
                 data, crc = outgoing.read(offset, min(1024 * 1024, outgoing.size - offset))

@@ -21,7 +21,7 @@ from multiraft.errors import (
     TooLarge,
 )
 from multiraft.ids import NodeId
-from multiraft.interfaces import Jobs
+from multiraft.interfaces import Disk, Jobs
 from multiraft.transport.bulk import (
     NOTE_BYTES_MAX,
     BulkMessage,
@@ -49,10 +49,11 @@ _ERRORS: dict[Status, type[MultiRaftError]] = {
 class Outbox:
     """All files on their way out of a node."""
 
-    def __init__(self, host: Host, dialler: Dialler, jobs: Callable[[], Jobs]):
+    def __init__(self, host: Host, dialler: Dialler, jobs: Callable[[], Jobs], disk: Disk):
         self._host = host
         self._dialler = dialler
         self._jobs = jobs
+        self._disk = disk
         self._throttle = Throttle(host.options.file_bytes_per_s)
         self._places = asyncio.Semaphore(host.options.outgoing_max)
         self._departures: dict[Connection, Departure] = {}
@@ -74,7 +75,7 @@ class Outbox:
             raise TooLarge(f"a note of {len(note)} bytes; at most {NOTE_BYTES_MAX} go with a file")
         self._active += 1
         self._idle.clear()
-        file = OutgoingFile(path)
+        file = OutgoingFile(self._disk, path)
         try:
             async with self._places:
                 await self._measure(file)

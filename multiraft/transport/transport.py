@@ -12,9 +12,10 @@ import asyncio
 import random
 
 from multiraft.config import TlsConfig
+from multiraft.disk import RealDisk
 from multiraft.errors import Closed, MultiRaftError, Retryable
 from multiraft.ids import NodeId
-from multiraft.interfaces import Jobs, TransportEvents
+from multiraft.interfaces import Disk, Jobs, TransportEvents
 from multiraft.transport.address import parse_address
 from multiraft.transport.bulk import Inbox
 from multiraft.transport.connection import Connection, Host
@@ -42,8 +43,9 @@ class LoopTransport:
         insecure: bool = False,
         jobs: Jobs | None = None,
         directory: str | None = None,
+        disk: Disk | None = None,
     ):
-        """``directory`` is where files from other nodes go (none: they are refused); ``jobs`` does the file work."""
+        """``directory`` is where files from other nodes go (none: they are refused); ``jobs`` does the work on ``disk``."""
         self._options = options or TransportOptions()
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
@@ -71,8 +73,9 @@ class LoopTransport:
             server_context(tls) if tls is not None else None,
             insecure=insecure,
         )
-        self._inbox = Inbox(events, self._options, self._file_jobs, directory)
-        self._outbox = Outbox(self._host, self._dialler, self._file_jobs)
+        files: Disk = disk if disk is not None else RealDisk()
+        self._inbox = Inbox(events, self._options, self._file_jobs, directory, files)
+        self._outbox = Outbox(self._host, self._dialler, self._file_jobs, files)
 
     async def listen(self, address: str) -> str:
         """Accept connections at ``host:port`` and return the address with the port that was bound.

@@ -36,11 +36,23 @@ FENCES = (
         names=frozenset({"to_thread", "run_in_executor", "ThreadPoolExecutor"}),
         inside=r"multiraft/worker\.py",
     ),
+    # Opened in one place, so that a simulated one can take its place; log/ and machine/ know its types and errors, and the
+    # simulated one raises the same errors.
     Fence(
         "lmdb",
-        "only log/ and machine/ know LMDB",
+        "only disk.py opens LMDB; log/, machine/ and testing/ know its types and errors",
         modules=frozenset({"lmdb"}),
-        inside=r"multiraft/(log|machine)/",
+        inside=r"multiraft/(log/|machine/|testing/|disk\.py)",
+    ),
+    Fence(
+        "disk",
+        "what a node does to its disk goes through interfaces.Disk, or it cannot be simulated",
+        modules=frozenset({"fcntl", "shutil", "tempfile"}),
+        names=frozenset(
+            """fsync fdatasync posix_fallocate statvfs fstatvfs flock pread pwrite ftruncate
+            listdir scandir iterdir read_bytes write_bytes read_text write_text unlink mkdir makedirs""".split()
+        ),
+        applies=r"multiraft/(log|machine|transport|testing)/|multiraft/node/snapshots\.py",
     ),
     Fence(
         "sockets",

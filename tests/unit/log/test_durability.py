@@ -13,6 +13,7 @@ import lmdb
 import pytest
 
 from multiraft._core import RunKind, decode_run
+from multiraft.disk import RealDisk
 from multiraft.errors import LogCorrupt, SyncFailed
 from multiraft.ids import ReplicaId
 from multiraft.interfaces import HardState
@@ -166,7 +167,7 @@ def test_p21_names_are_synced_before_the_store_answers(
 
 def test_transactions_are_all_or_nothing(tmp_path: Path) -> None:
     """A change that is out of order is refused whole."""
-    directory = LogDirectory(tmp_path / "log")
+    directory = LogDirectory(RealDisk(), tmp_path / "log")
     environment = LogEnvironment(directory, RELAXED)
     try:
         environment.write(Change(batches=[(5, b"five")]))

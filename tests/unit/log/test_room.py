@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from multiraft.disk import RealDisk
 from multiraft.errors import StorageError
 from multiraft.ids import ReplicaId
 from multiraft.interfaces import HardState
@@ -38,21 +39,21 @@ def test_p13_a_full_disk_is_seen_before_a_commit_meets_it(
     """Room runs out while entries are written; the reserve carries votes on; freed room heals without a restart."""
     settings = replace(RELAXED, reserve_bytes=1 << 20, ahead_bytes=1 << 20)
     full = [False]
-    allocate, disk = os.posix_fallocate, os.fstatvfs
+    allocate, disk = os.posix_fallocate, os.statvfs
 
     def fallocate(handle: int, offset: int, length: int) -> None:
         if full[0]:
             raise OSError(errno.ENOSPC, "no space left on device")
         allocate(handle, offset, length)
 
-    def fstatvfs(handle: int) -> os.statvfs_result:
-        found = list(disk(handle))
+    def statvfs(path: Path) -> os.statvfs_result:
+        found = list(disk(path))
         if full[0]:
             found[4] = 0
         return os.statvfs_result(found)
 
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
-    monkeypatch.setattr(os, "fstatvfs", fstatvfs)
+    monkeypatch.setattr(os, "statvfs", statvfs)
     with opened(tmp_path / "log", settings) as store:
         failures: list[StorageError] = []
         store.on_failed = failures.append
@@ -174,7 +175,7 @@ def test_p15_a_reader_slot_of_a_killed_process_is_cleared(tmp_path: Path) -> Non
     assert holder.stdout.readline() == "open\n"
     killed = subprocess.run([sys.executable, "-c", reads, str(path)], check=False)
     assert killed.returncode == -9
-    directory = LogDirectory(path)
+    directory = LogDirectory(RealDisk(), path)
     try:
         environment = LogEnvironment(directory, RELAXED)
         assert environment.stale_readers == 1

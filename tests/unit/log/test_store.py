@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from multiraft._core import decode_run
+from multiraft.disk import RealDisk
 from multiraft.errors import (
     Closed,
     ConfigError,
@@ -91,8 +92,9 @@ def test_a_directory_is_held_by_one(tmp_path: Path) -> None:
             open_inline(tmp_path / "log")
         code = (
             "import sys\nfrom multiraft.errors import DirectoryInUse\n"
+            "from multiraft.disk import RealDisk\n"
             "from multiraft.log.directory import LogDirectory\nfrom pathlib import Path\n"
-            "try: LogDirectory(Path(sys.argv[1]))\nexcept DirectoryInUse: print('held')"
+            "try: LogDirectory(RealDisk(), Path(sys.argv[1]))\nexcept DirectoryInUse: print('held')"
         )
         asked = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "log")],
@@ -175,7 +177,7 @@ def test_an_interrupted_creation_is_continued(tmp_path: Path) -> None:
     # What is there after the environment was made, and nothing else.
     from multiraft.log.directory import LogDirectory
 
-    directory = LogDirectory(tmp_path / "half")
+    directory = LogDirectory(RealDisk(), tmp_path / "half")
     LogEnvironment(directory, RELAXED).close()
     directory.close()
     with opened(tmp_path / "half") as store:

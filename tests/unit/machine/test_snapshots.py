@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from multiraft import disk
 from multiraft._core import crc32c
+from multiraft.disk import RealDisk
 from multiraft.errors import (
     FormatUnsupported,
     NoSpace,
@@ -21,7 +23,7 @@ from multiraft.errors import (
     SyncFailed,
 )
 from multiraft.interfaces import SnapshotRecord
-from multiraft.machine import flush, snapshot
+from multiraft.machine import flush
 from multiraft.machine.chunks import Items, check_chunk, pack_chunk
 from multiraft.machine.descriptors import ShardDescriptor, ShardRecord
 from multiraft.machine.kv import KeyValueStore
@@ -75,7 +77,7 @@ def write_file(path: Path, count: int = 50, per_chunk: int = 20) -> SnapshotInfo
     pairs = entries(count)
     chunks = [pairs[at : at + per_chunk] for at in range(0, count, per_chunk)]
     return write_snapshot(
-        path, Kind.KEYS, STATE, [(pack_chunk(chunk), len(chunk)) for chunk in chunks]
+        RealDisk(), path, Kind.KEYS, STATE, [(pack_chunk(chunk), len(chunk)) for chunk in chunks]
     )
 
 
@@ -118,7 +120,7 @@ def follower(tmp_path: Path) -> Any:
 
 def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:
     info = write_file(tmp_path / "file")
-    assert check_snapshot(tmp_path / "file") == info
+    assert check_snapshot(RealDisk(), tmp_path / "file") == info
     assert (info.index, info.term, info.records) == (40, 3, 50)
     assert info.size == (tmp_path / "file").stat().st_size
     assert (info.membership, info.descriptor, info.sessions) == (
@@ -126,27 +128,31 @@ def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:
         DESCRIPTOR,
         b"sessions",
     )
-    assert [pair for some in read_entries(tmp_path / "file") for pair in some] == entries(50)
+    assert [
+        pair for some in read_entries(RealDisk(), tmp_path / "file") for pair in some
+    ] == entries(50)
     assert info.record().applied_index == 40
 
 
 def test_an_empty_file_of_no_records_is_whole(tmp_path: Path) -> None:
-    info = write_snapshot(tmp_path / "file", Kind.KEYS, STATE, [])
-    assert check_snapshot(tmp_path / "file") == info
-    assert list(read_entries(tmp_path / "file")) == []
+    info = write_snapshot(RealDisk(), tmp_path / "file", Kind.KEYS, STATE, [])
+    assert check_snapshot(RealDisk(), tmp_path / "file") == info
+    assert list(read_entries(RealDisk(), tmp_path / "file")) == []
 
 
 def test_a_users_file_holds_any_bytes(tmp_path: Path) -> None:
-    write_snapshot(tmp_path / "file", Kind.BYTES, STATE, [(b"any", 0), (b"\0" * 100_000, 0)])
-    assert check_snapshot(tmp_path / "file").kind == Kind.BYTES
-    assert list(read_chunks(tmp_path / "file")) == [b"any", b"\0" * 100_000]
+    write_snapshot(
+        RealDisk(), tmp_path / "file", Kind.BYTES, STATE, [(b"any", 0), (b"\0" * 100_000, 0)]
+    )
+    assert check_snapshot(RealDisk(), tmp_path / "file").kind == Kind.BYTES
+    assert list(read_chunks(RealDisk(), tmp_path / "file")) == [b"any", b"\0" * 100_000]
 
 
 def test_p21_a_file_is_synced_before_it_has_its_name_and_its_name_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    real_sync, real_rename, real_directory = os.fsync, os.rename, snapshot.sync_directory
+    real_sync, real_rename = os.fsync, os.replace
 
     def fsync(descriptor: int) -> None:
         steps.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
@@ -156,16 +162,10 @@ def test_p21_a_file_is_synced_before_it_has_its_name_and_its_name_too(
         steps.append(f"rename {old.name} {new.name}")
         real_rename(old, new)
 
-    def directory(path: Path) -> None:
-        steps.append("directory")
-        real_directory(path)
-
-    monkeypatch.setattr(snapshot.os, "fsync", fsync)
-    monkeypatch.setattr(snapshot.os, "rename", rename)
-    monkeypatch.setattr(snapshot, "sync_directory", directory)
+    monkeypatch.setattr(disk.os, "fsync", fsync)
+    monkeypatch.setattr(disk.os, "replace", rename)
     write_file(tmp_path / "file")
-    assert steps[:3] == ["sync file.part", "rename file.part file", "directory"]
-    assert steps[3:] == [f"sync {tmp_path.name}"]
+    assert steps == ["sync file.part", "rename file.part file", f"sync {tmp_path.name}"]
 
 
 def test_a_file_that_failed_leaves_nothing(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_file_that_failed_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_snapshot(tmp_path / "file", Kind.BYTES, STATE, chunks())
+        write_snapshot(RealDisk(), tmp_path / "file", Kind.BYTES, STATE, chunks())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,10 +184,10 @@ def test_p17_a_file_cut_short_anywhere_is_not_whole(tmp_path: Path) -> None:
     for size in range(len(whole)):
         (tmp_path / "cut").write_bytes(whole[:size])
         with pytest.raises(PeerProtocolError):
-            check_snapshot(tmp_path / "cut")
+            check_snapshot(RealDisk(), tmp_path / "cut")
     (tmp_path / "cut").write_bytes(whole + b"\0")
     with pytest.raises(PeerProtocolError):
-        check_snapshot(tmp_path / "cut")
+        check_snapshot(RealDisk(), tmp_path / "cut")
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_p59_a_file_with_a_bit_flipped_in_any_byte_is_not_whole(tmp_path: Path) 
         damaged[position] ^= 1 << position % 8
         (tmp_path / "damaged").write_bytes(damaged)
         with pytest.raises((PeerProtocolError, FormatUnsupported)):
-            check_snapshot(tmp_path / "damaged")
+            check_snapshot(RealDisk(), tmp_path / "damaged")
 
 
 def test_lengths_that_promise_more_than_there_is_cost_nothing(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_lengths_that_promise_more_than_there_is_cost_nothing(tmp_path: Path) ->
             struct.pack_into("<I", damaged, at, length)
             (tmp_path / "damaged").write_bytes(damaged)
             with pytest.raises(PeerProtocolError):
-                check_snapshot(tmp_path / "damaged")
+                check_snapshot(RealDisk(), tmp_path / "damaged")
 
 
 def test_chunks_hold_sound_records_in_order_inside_the_shard() -> None:
@@ -498,21 +498,21 @@ def test_p57_what_a_crash_left_of_an_install_is_finished_marked_or_dropped(
     path = tmp_path / "file"
     record = snapshot_record(snapshot_now(leader, path))
     applied = follower.shard(GROUP).applied_index
-    assert outcome_at_open(applied, GROUP, record, path) == AtOpen.FINISH
-    assert outcome_at_open(applied, GROUP + 1, record, path) == AtOpen.DROP
-    assert outcome_at_open(applied, GROUP, record, tmp_path / "none") == AtOpen.DROP
+    assert outcome_at_open(RealDisk(), applied, GROUP, record, path) == AtOpen.FINISH
+    assert outcome_at_open(RealDisk(), applied, GROUP + 1, record, path) == AtOpen.DROP
+    assert outcome_at_open(RealDisk(), applied, GROUP, record, tmp_path / "none") == AtOpen.DROP
     cut = tmp_path / "cut"
     cut.write_bytes(path.read_bytes()[:-1])
-    assert outcome_at_open(applied, GROUP, record, cut) == AtOpen.DROP
+    assert outcome_at_open(RealDisk(), applied, GROUP, record, cut) == AtOpen.DROP
     newer = tmp_path / "newer"
     newer.write_bytes(path.read_bytes().replace(b"\x01\x00", b"\x09\x00", 1))
     with pytest.raises(FormatUnsupported):
-        check_snapshot(newer)
-    assert outcome_at_open(applied, GROUP, record, newer) == AtOpen.DROP
+        check_snapshot(RealDisk(), newer)
+    assert outcome_at_open(RealDisk(), applied, GROUP, record, newer) == AtOpen.DROP
     install_now(follower, path, record)
     applied = follower.shard(GROUP).applied_index
     for name in ("file", "none", "cut"):
-        assert outcome_at_open(applied, GROUP, record, tmp_path / name) == AtOpen.MARK
+        assert outcome_at_open(RealDisk(), applied, GROUP, record, tmp_path / name) == AtOpen.MARK
 
 
 def test_a_snapshot_of_a_shard_that_is_not_here(leader: KeyValueStore, tmp_path: Path) -> None:
@@ -542,7 +542,7 @@ def test_a_descriptor_that_is_not_sound_in_a_sound_head_is_refused(tmp_path: Pat
     struct.pack_into("<I", whole, info.size - 4, crc32c(bytes(whole[:-4])))
     (tmp_path / "file").write_bytes(whole)
     with pytest.raises(PeerProtocolError, match="descriptor"):
-        check_snapshot(tmp_path / "file")
+        check_snapshot(RealDisk(), tmp_path / "file")
 
 
 def test_descriptors_say_what_overlaps() -> None:

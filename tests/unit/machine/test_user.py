@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from multiraft._core import CommittedRuns
+from multiraft.disk import RealDisk
 from multiraft.errors import (
     Closed,
     CommandError,
@@ -236,7 +237,7 @@ def file_of(folder: Path, index: int, *commands: bytes, machine: str = "log") ->
     folder.mkdir(exist_ok=True)
     path = folder / f"sent-{index}"
     at = At(index, 7, MEMBERSHIP_BYTES, index)
-    info = write_state(path, Kind.BYTES, GROUP, machine, at, [b",".join(commands)]).info
+    info = write_state(RealDisk(), path, Kind.BYTES, GROUP, machine, at, [b",".join(commands)]).info
     base = Base(index, 7, 1, MEMBERSHIP)  # type: ignore[arg-type]
     return path, SnapshotRecord(base, path.name, info.size, info.crc)
 
@@ -343,13 +344,15 @@ def test_p82_a_note_of_anybody_is_refused(note: bytes) -> None:
 def test_the_newest_sound_state_is_found_and_what_was_never_finished_goes(tmp_path: Path) -> None:
     states = States(tmp_path)
     for index in (5, 60, 400):
-        write_state(states.path(GROUP, index), Kind.BYTES, GROUP, "log", At(index), [b"x"])
-    write_state(states.path(4, 1), Kind.APPLIED, 4, "log", At(1))
+        write_state(
+            RealDisk(), states.path(GROUP, index), Kind.BYTES, GROUP, "log", At(index), [b"x"]
+        )
+    write_state(RealDisk(), states.path(4, 1), Kind.APPLIED, 4, "log", At(1))
     (tmp_path / "9-1.state.part").write_bytes(b"half")
     found = states.found()
     assert {group: state.info.index for group, state in found.items()} == {GROUP: 400, 4: 1}
     assert len(list(tmp_path.iterdir())) == 2
-    write_state(states.path(GROUP, 500), Kind.BYTES, GROUP, "log", At(500), [b"x"])
+    write_state(RealDisk(), states.path(GROUP, 500), Kind.BYTES, GROUP, "log", At(500), [b"x"])
     path = states.path(GROUP, 500)
     path.write_bytes(b"?" + path.read_bytes()[1:])
     assert states.found()[GROUP].info.index == 400, "a damaged one is left alone, and is no state"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from multiraft import disk
 from multiraft._core import crc32c
 from multiraft.errors import (
     Closed,
@@ -18,7 +19,6 @@ from multiraft.errors import (
 )
 from multiraft.ids import NodeId
 from multiraft.interfaces import FileMeta
-from multiraft.transport import files
 from multiraft.transport.files import IncomingFile
 from multiraft.transport.throttle import Throttle
 from tests.unit.transport.harness import (
@@ -77,10 +77,16 @@ def test_file_and_directory_are_synced_before_anybody_is_told(
                 told(*arguments)
 
             two.file_received = file_received  # type: ignore[method-assign]
-            monkeypatch.setattr(files.os, "fsync", fsync)
-            monkeypatch.setattr(files.os, "replace", rename)
+            monkeypatch.setattr(disk.os, "fsync", fsync)
+            monkeypatch.setattr(disk.os, "replace", rename)
             await nodes.transports[1].send_file(NodeId(2), 1, path)
-            assert calls == ["sync file", "rename", "sync directory", "told"]
+            assert calls == [
+                "sync directory",  # of the one that the folder of files was made in
+                "sync file",
+                "rename",
+                "sync directory",
+                "told",
+            ]
 
     arun(main())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from multiraft import disk
 from multiraft._core import crc32c
 from multiraft.errors import (
     MultiRaftError,
@@ -24,7 +25,6 @@ from multiraft.errors import (
     WrongStore,
 )
 from multiraft.ids import NodeId
-from multiraft.transport import files
 from multiraft.transport.bulk import BulkMessage, Op, Status, decode_bulk, encode_bulk
 from multiraft.transport.hello import Purpose, Step, encode_hello
 from multiraft.worker import InlineWorker
@@ -119,11 +119,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(
                     raise OSError(28, "No space left on device")
                 return real(descriptor, data, offset)
 
-            monkeypatch.setattr(files.os, "pwrite", pwrite)
+            monkeypatch.setattr(disk.os, "pwrite", pwrite)
             with pytest.raises(NoSpace):
                 await nodes.transports[1].send_file(NodeId(2), 1, path)
             await poll(lambda: list(directory.iterdir()) == [], "an empty directory")
-            monkeypatch.setattr(files.os, "pwrite", real)
+            monkeypatch.setattr(disk.os, "pwrite", real)
             await nodes.transports[1].send_file(NodeId(2), 1, path)
             assert len(two.files) == 1
 
