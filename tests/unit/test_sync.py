@@ -375,7 +375,7 @@ def test_ctrl_c_while_starting_leaves_nothing_open(
         return LmdbLogStore(*args, **options)
 
     slowly.close = LmdbLogStore.close  # type: ignore[attr-defined]
-    monkeypatch.setattr("multiraft.node.node.LmdbLogStore", slowly)
+    monkeypatch.setattr("multiraft.node.wiring.LmdbLogStore", slowly)
     main = threading.main_thread().ident
     assert main is not None
 
