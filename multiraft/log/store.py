@@ -29,7 +29,7 @@ from multiraft.log.compaction import Copied, Plan, account, copy_live, make_plan
 from multiraft.log.directory import LogDirectory
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, MapFull, Room
 from multiraft.log.index import LogIndex
-from multiraft.log.loading import found_groups, open_store, pinned_of
+from multiraft.log.loading import Opened, found_groups, open_store, pinned_of
 from multiraft.log.lookup import log_bytes, pinning_groups
 from multiraft.log.reads import Fetched, Reads, Request
 from multiraft.log.schema import SUPERBLOCK_FILE, LogSettings
@@ -80,11 +80,7 @@ class LmdbLogStore:
         self._reader = reader
         self._disk: Disk = disk if disk is not None else RealDisk()
         self._directory = LogDirectory(self._disk, Path(directory))
-        try:
-            opened = open_store(self._directory, self.settings, identity)
-        except BaseException:
-            self._directory.close()
-            raise
+        opened = self._open(identity)
         self.store_id: StoreId = opened.store_id
         self.boot_count: int = opened.boot_count
         self.synced_sequence: int = opened.index.last_sequence
@@ -113,6 +109,13 @@ class LmdbLogStore:
             writing=lambda: self._writes > 0,
             quiet=self._reads_are_quiet,
         )
+
+    def _open(self, identity: Callable[[], int]) -> Opened:
+        try:
+            return open_store(self._directory, self.settings, identity)
+        except BaseException:
+            self._directory.close()
+            raise
 
     # -- what was found -----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ RINGS: dict[str, int] = {
     "ids": 0,
     "config": 1,
     "histogram": 1,
+    "outside": 1,
     "interfaces": 2,
     # ring 0: `_core` is the leaf; `_crc32c` is the C that it is made of, a header alone
     "_crc32c": 9,
