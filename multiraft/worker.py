@@ -32,8 +32,8 @@ Done = Callable[[Any, BaseException | None], None]
 class Worker:
     """One named OS thread behind a queue. Made on a running loop, or for the loop that is given.
 
-    ``patience_s``: closing waits no longer than this. For jobs that are somebody else's code and may never come back; then the
-    thread is left behind, which does not keep the process from ending.
+    ``patience_s``: closing waits no longer than this. For jobs that may never come back - somebody else's code, a read of a disk
+    that hangs; then the thread is left behind, which does not keep the process from ending.
     """
 
     def __init__(

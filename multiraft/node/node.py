@@ -203,7 +203,7 @@ class Node:
         options = StoreOptions.of(self.config, store_id=self.log.store_id)
         flusher, reader, files = (
             self._worker("state"),
-            self._worker("state-reader"),
+            self._worker("state-reader", self.config.timeout_s),
             self._worker("snapshots"),
         )
         return await aside(

@@ -26,6 +26,7 @@ from multiraft.errors import (
     InvalidCommand,
     MultiRaftError,
     NoLeader,
+    Overloaded,
 )
 from multiraft.machine import commands
 from multiraft.machine.kv import KeyValueStore
@@ -43,6 +44,8 @@ from multiraft.raft import MultiRaft
 Pair = tuple[bytes, bytes]
 
 GET_MANY_AT_ONCE = 1024
+COLD_MAX = 100_000
+"""Reads that may wait for the reader thread; while the disk hangs, further ones are refused."""
 
 
 class Store:
@@ -72,6 +75,8 @@ class Store:
             value_bytes_max=config.value_bytes_max,
             timeout_s=config.timeout_s,
         )
+        self._cold = 0
+        """Reads that the reader thread has, those included that nobody waits for any more."""
         self._early = Early(waker, lambda: waiters.now_ns, reads.kick)
         routing.on_change = self._writes.route
         waiters.user_key = routing.user_key
@@ -280,16 +285,20 @@ class Store:
         deadline_ns = self._writes.deadline(timeout)
         if not stale and not self._multi.reads_at_once(group):
             return self._reads.submit(group, run, deadline_ns)
-        ticket: Ticket[Any] = self._waker.ticket()
-        run(ticket)
-        return ticket
+        return self._reads.run(run, deadline_ns)
 
     def _late(
         self, ticket: Ticket[Any], shape: Callable[[Any], Any]
     ) -> Callable[[Any, BaseException | None], None]:
-        """What a read on another thread calls when it is done."""
+        """What a read on another thread calls when it is done; nobody may wait any more by then. Raises Overloaded."""
+        if self._cold >= COLD_MAX:
+            raise Overloaded(f"{COLD_MAX} reads wait for the disk")
+        self._cold += 1
 
         def done(answer: Any, error: BaseException | None) -> None:
+            self._cold -= 1
+            if ticket.done():
+                return
             if error is not None:
                 self._waker.fail(ticket, error)
             else:

@@ -50,9 +50,7 @@ def calls(node: Node, timeout: float) -> dict[str, Awaitable[Any]]:
     return {
         "put": store.put(b"k1", b"v1", timeout=timeout),
         "delete": store.delete(b"k2", timeout=timeout),
-        "put_many": store.put_many(
-            ((b"m%d" % n, bytearray(b"v")) for n in range(3)), timeout=timeout
-        ),
+        "put_many": store.put_many(((b"m%d" % n, b"v") for n in range(3)), timeout=timeout),
         "delete_range": store.delete_range(b"x", b"y", timeout=timeout),
         "batch": store.batch([Put(b"b1", b"v"), Delete(b"b2")], conditions=[], timeout=timeout),
         "compare_and_set": store.compare_and_set(b"c", b"v", revision=0, timeout=timeout),
@@ -71,7 +69,7 @@ def test_a_call_made_before_the_shards_are_known_waits_and_goes_on(
     async def main() -> None:
         async with trio(tmp_path, shards=None) as cluster:
             node = await alone(cluster)
-            value = bytearray(b"as it was")
+            value: Any = bytearray(b"as it was")
             conditions = [ValueIs(b"k0", value)]
             puts = [node.store.put(b"k0", value), node.store.put(b"k0", b"last")]
             made = calls(node, 20)
