@@ -237,10 +237,16 @@ class TransportEvents(Protocol):
 class Transport(Protocol):
     """Links to the other nodes: ordered while they last, lossy across reconnects, bounded in memory."""
 
-    def send(self, node: NodeId, frame: bytes) -> bool:
-        """Seal ``frame`` (fresh, seen by nobody else) and write it. False: no link or a full queue, so it was dropped."""
+    def send(self, node: NodeId, frame: bytes, calls: bool = False) -> bool:
+        """Seal ``frame`` (fresh, seen by nobody else) and write it. False: no link or a full queue, so it was dropped.
+
+        ``calls``: somebody waits for what it carries, and it may use the room that is kept for such frames.
+        """
 
     def connected(self, node: NodeId) -> bool: ...
+
+    def room(self, node: NodeId) -> int:
+        """Bytes until the queue to a node is half full, below 0 where it is more: what can wait is not sent then."""
 
     def set_address(self, node: NodeId, address: str) -> None:
         """Learn or change where a node listens; a link is dialled and kept up until ``remove``."""

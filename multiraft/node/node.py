@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from multiraft._core import FORMAT_VERSION, CommittedRuns, MessageKind
-from multiraft._ticket import Ticket, Waker
+from multiraft._ticket import Waker
 from multiraft.config import Config
 from multiraft.errors import (
     Closed,
@@ -57,6 +57,7 @@ from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
 from multiraft.raft.state import Role
 from multiraft.transport.gateway import Gateway
+from multiraft.transport.options import TransportOptions
 from multiraft.transport.transport import LoopTransport
 from multiraft.worker import Worker, aside
 
@@ -163,6 +164,7 @@ class Node:
             config.node_id,
             self,
             generator=random.Random(seed),
+            options=TransportOptions.of(config),
             tls=config.tls,
             insecure=config.insecure,
             jobs=self._files,
@@ -259,7 +261,7 @@ class Node:
         )
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
-        self.forwarding.linked = self.peers.linked
+        self.forwarding.linked, self.forwarding.room = self.peers.linked, self.transport.room
         self._wire_keeping(states, found)
         self.store = Store(
             config=config,
@@ -603,14 +605,9 @@ class Node:
             self.turn.kick()
 
     def _propose_map(self, group: GroupId, command: bytes) -> None:
-        ticket = self.waiters.submit(
-            group, command, self.turn.now() + round(self.config.timeout_s * 1e9)
-        )
-
-        def done(ticket: Ticket[int]) -> None:
-            self.placing.refresh()
-
-        ticket.add_done_callback(done)
+        deadline_ns = self.turn.now() + round(self.config.timeout_s * 1e9)
+        ticket = self.waiters.submit(group, command, deadline_ns)
+        ticket.add_done_callback(lambda _: self.placing.refresh())
 
     # -- what the turn tells ------------------------------------------------------------------------------------------------------
 
@@ -648,6 +645,7 @@ class Node:
 
     def turned(self) -> None:
         self.keeper.turned()
+        self.forwarding.turned()
         if self._draining:
             self._wake_waiting()
         self.admission.turned()

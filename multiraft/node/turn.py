@@ -24,8 +24,10 @@ from multiraft._core import CommittedRuns, RunKind
 from multiraft._ticket import Waker
 from multiraft.errors import LogCorrupt
 from multiraft.histogram import Histogram
+from multiraft.ids import NodeId
 from multiraft.interfaces import Clock, LogStore, Transport
 from multiraft.machine.kv import KeyValueStore
+from multiraft.node.forwarding import carries_calls
 from multiraft.node.reads import Reads
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft
@@ -216,11 +218,26 @@ class Turn:
         for node, frame in ready.frames:
             self.counters.frames += 1
             self.counters.frame_bytes += len(frame)
-            if not self._transport.send(node, frame):
+            if not self._transport.send(node, frame) and not self._send_calls(node, frame):
                 self.counters.frames_dropped += 1
                 lost.add(node)
         for node in sorted(lost):
             self._multi.unreachable(node)
+
+    def _send_calls(self, node: int, frame: bytes) -> bool:
+        """Send a frame that found no room, if it carries forwarded calls or answers. Replicas say again what is lost, but whoever
+        waits for a call would never hear: where they cannot be sent either, the link ends, and both sides know.
+        """
+        if not carries_calls(frame):
+            return False
+        if self._transport.send(NodeId(node), frame, calls=True):
+            return True
+        if self._transport.connected(NodeId(node)):
+            logger.warning(
+                "the link to node %d is full of calls: it ends", node, extra={"node": node}
+            )
+            self._transport.drop(NodeId(node))
+        return False
 
     def _tell(self, ready: Ready) -> None:
         for group, peer, first, bytes_max in ready.wanted:
