@@ -727,13 +727,9 @@ class Node:
         self.turn.kick()
 
     def link_refused(self, node: NodeId, error: MultiRaftError) -> None:
-        logger.warning(
-            "node %d: no link to node %d: %s",
-            self.config.node_id,
-            node,
-            error,
-            extra={"node": node},
-        )
+        logger.debug(
+            "no link to node %d: %s", node, error, extra={"node": node}
+        )  # links warn of it
         ours = self.peers.refused(node, error, bootstrapped=self.placing.bootstrapped)
         if ours is not None:
             self.failed(ours)

@@ -57,11 +57,22 @@ class TransportOptions:
     """Calls of one client that are not answered yet; beyond either, nothing more is read from it."""
     answers_bytes_max: int = 256 * 1024 * 1024
     """Answers that a client has not read; beyond, its connection ends."""
+    clients_bytes_max: int = 512 * 1024 * 1024
+    """Calls of all clients together, half-sent ones included, beyond which nothing is read from any; and their unread answers,
+    beyond which the client that left most unread goes."""
+    client_stall_s: float = 60.0
+    """A client that has begun a frame and not finished it for this long goes; while all calls together are at their bound for so
+    long, the one whose calls take most."""
 
     @classmethod
     def of(cls, config: Config) -> TransportOptions:
         """Those of a node."""
-        return cls(queue_bytes_max=config.link_queue_bytes_max)
+        return cls(
+            queue_bytes_max=config.link_queue_bytes_max,
+            clients_max=config.clients_max,
+            clients_bytes_max=config.clients_bytes_max,
+            client_stall_s=config.client_stall_s,
+        )
 
     def __post_init__(self) -> None:
         for item in fields(self):

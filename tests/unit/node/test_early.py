@@ -11,6 +11,7 @@ import pytest
 
 from multiraft import (
     BatchError,
+    Client,
     Closed,
     DeadlineExceeded,
     Delete,
@@ -145,6 +146,28 @@ def test_closing_answers_what_waits_for_the_shards_and_cancelling_leaves_nothing
             await cluster.stop(1)
             for name, one in zip(made, running, strict=True):
                 assert isinstance(one.exception(), Closed), (name, one)
+
+    arun(main())
+
+
+@pytest.mark.slow
+def test_p100_a_client_that_goes_takes_its_calls_that_wait_with_it(
+    arun: Run, tmp_path: Path
+) -> None:
+    """Or one that comes and goes would fill a node with calls that nobody waits for."""
+
+    async def main() -> None:
+        async with trio(tmp_path, shards=None, client_listen="127.0.0.1:0") as cluster:
+            node = await alone(cluster)
+            assert node.gateway is not None
+            async with Client(node.gateway.address) as client:
+                calls = [
+                    asyncio.ensure_future(client.put(b"k", b"v", timeout=3600)),
+                    asyncio.ensure_future(client.get_many([b"k", b"l"], timeout=3600)),
+                ]
+                await cluster.until(lambda: len(node.store._early) == 3)
+            await asyncio.gather(*calls, return_exceptions=True)
+            await cluster.until(lambda: len(node.store._early) == 0)
 
     arun(main())
 
