@@ -587,7 +587,7 @@ class Node:
         self.turn.on_tick()
         self.forwarding.retry()
         self.forwarding.expire(now_ns)
-        self.store.tick(now_ns)
+        self.store.early.tick(now_ns)
         self.admission.tick()
         self.keeper.tick(now_ns)
         self.users.hosting.tick(now_ns)
@@ -675,7 +675,7 @@ class Node:
     def _learned(self, shard_map: ShardMap) -> None:
         self.peers.cluster_id = shard_map.cluster.cluster_id
         self.keeper.freeze(0)
-        self.store.learned()
+        self.store.early.learned()
         self._wake_waiting()
 
     def _wake_waiting(self) -> None:

@@ -77,19 +77,12 @@ class Store:
         )
         self._cold = 0
         """Reads that the reader thread has, those included that nobody waits for any more."""
-        self._early = Early(waker, lambda: waiters.now_ns, reads.kick)
+        self.early = Early(waker, lambda: waiters.now_ns, reads.kick)
+        """Calls that wait for the shards. The node's: it says when they are known, and what time it is."""
         routing.on_change = self._writes.route
         waiters.user_key = routing.user_key
 
     # -- before the shards are known ----------------------------------------------------------------------------------------
-
-    def learned(self) -> None:
-        """The node knows the shards, and has its replicas: make the calls that waited for that."""
-        self._early.learned()
-
-    def tick(self, now_ns: int) -> None:
-        """End the calls that waited for the shards until their time was up."""
-        self._early.tick(now_ns)
 
     def _hold(
         self, error: NoLeader, make: Make, timeout: float | None, nowait: bool = False
@@ -97,7 +90,7 @@ class Store:
         """Make a call once the shards are known; ``error`` is why it could not be made now."""
         if nowait or self._routing.known:
             raise error
-        return self._early.hold(make, self._writes.deadline(timeout))
+        return self.early.hold(make, self._writes.deadline(timeout))
 
     def _shards_known(self, timeout: float | None, nowait: bool = False) -> Ticket[float]:
         """Wait until the shards are known; the seconds that are left then."""
@@ -373,7 +366,7 @@ class Store:
     def close(self) -> None:
         """Refuse every call from here on, and those that wait for the shards; the node does this."""
         self._writes.close()
-        self._early.close(Closed("the node was closed before it knew the shards; nothing happened"))
+        self.early.close(Closed("the node was closed before it knew the shards; nothing happened"))
 
 
 def _value_of(found: tuple[int, bytes] | None) -> bytes | None:

@@ -79,7 +79,7 @@ def test_a_call_made_before_the_shards_are_known_waits_and_goes_on(
             value[:] = b"changed!!"
             conditions.clear()
             await asyncio.sleep(0)
-            assert len(node.store._early) >= 10 and not any(one.done() for one in running.values())
+            assert len(node.store.early) >= 10 and not any(one.done() for one in running.values())
             await cluster.start(2, 3)
             found = dict(zip(running, await asyncio.gather(*running.values()), strict=True))
             assert all(found[name] > 0 for name in ("put", "delete", "delete_range", "batch"))
@@ -91,7 +91,7 @@ def test_a_call_made_before_the_shards_are_known_waits_and_goes_on(
             assert await node.store.get_entry(b"k0") == Entry(b"last", second)
             with pytest.raises(Exception, match="condition"):
                 await late
-            assert len(node.store._early) == 0
+            assert len(node.store.early) == 0
 
     arun(main())
 
@@ -109,7 +109,7 @@ def test_a_call_that_waits_for_the_shards_ends_at_its_deadline(arun: Run, tmp_pa
                     assert [type(one) for one in error.outcomes] == 3 * [DeadlineExceeded]
                 else:
                     assert isinstance(error, DeadlineExceeded), (name, error)
-            assert len(node.store._early) == 0
+            assert len(node.store.early) == 0
             for nowait in (node.store.put, node.store.delete):
                 arguments = (b"k", b"v") if nowait == node.store.put else (b"k",)
                 with pytest.raises(NoLeader):
@@ -122,7 +122,7 @@ def test_a_call_that_waits_for_the_shards_ends_at_its_deadline(arun: Run, tmp_pa
                 node.store.put(b"k", bytes(2 * 1024 * 1024))
             with pytest.raises(InvalidCommand):
                 await node.store.put_many([(b"k", 7)])  # type: ignore[list-item]
-            assert len(node.store._early) == 0
+            assert len(node.store.early) == 0
 
     arun(main())
 
@@ -139,7 +139,7 @@ def test_closing_answers_what_waits_for_the_shards_and_cancelling_leaves_nothing
             for one in given_up:
                 one.cancel()
             await asyncio.gather(*given_up, return_exceptions=True)
-            await cluster.until(lambda: len(node.store._early) == 0)
+            await cluster.until(lambda: len(node.store.early) == 0)
             made = calls(node, 20)
             running = [asyncio.ensure_future(call) for call in made.values()]
             await asyncio.sleep(0)
@@ -165,9 +165,9 @@ def test_p100_a_client_that_goes_takes_its_calls_that_wait_with_it(
                     asyncio.ensure_future(client.put(b"k", b"v", timeout=3600)),
                     asyncio.ensure_future(client.get_many([b"k", b"l"], timeout=3600)),
                 ]
-                await cluster.until(lambda: len(node.store._early) == 3)
+                await cluster.until(lambda: len(node.store.early) == 3)
             await asyncio.gather(*calls, return_exceptions=True)
-            await cluster.until(lambda: len(node.store._early) == 0)
+            await cluster.until(lambda: len(node.store.early) == 0)
 
     arun(main())
 
