@@ -14,7 +14,7 @@ _Post = tuple[int, int, int, int, int, int, int, bytes]
 
 WAITING_HELPS_NOT: tuple[type[Retryable], ...]
 
-def carries_calls(frame: bytes) -> bool: ...
+def calls_of(frame: bytes) -> bytes | None: ...
 
 @final
 class Forwarding:

@@ -27,6 +27,7 @@ from multiraft._core cimport (
     MESSAGE_HEADER_BYTES,
     MSG_FORWARD,
     MSG_FORWARD_ACK,
+    FrameHeader,
     MessageHeader,
 )
 from multiraft.machine.commands cimport Command, command_open
@@ -69,17 +70,28 @@ cdef object unreadable(bytes body):
     return InvalidCommand("the bytes of the command are damaged or cut short") if fault else None
 
 
-def carries_calls(bytes frame not None):
-    """Does this frame of ours carry forwarded calls, or answers to them? Asked only of a frame that finds no room."""
+def calls_of(bytes frame not None):
+    """The forwarded calls, and the answers to such, of a frame of ours that is not sealed, as a frame; None where it has none.
+
+    For a frame that finds no room: what replicas say to each other is said again, and shall not take the room that calls have.
+    """
     cdef const char* data = PyBytes_AS_STRING(frame)
     cdef const MessageHeader* head
+    cdef FrameHeader* made
     cdef Py_ssize_t at = FRAME_HEADER_BYTES, size = PyBytes_GET_SIZE(frame)
+    cdef list parts = [frame[:FRAME_HEADER_BYTES]]
     while at < size:
         head = <const MessageHeader*>(data + at)
         if head.kind == MSG_FORWARD or head.kind == MSG_FORWARD_ACK:
-            return True
+            parts.append(frame[at:at + <Py_ssize_t>head.length])
         at += head.length
-    return False
+    if len(parts) == 1:
+        return None
+    cdef bytes calls = b"".join(parts)
+    made = <FrameHeader*>PyBytes_AS_STRING(calls)
+    made.length = <uint32_t>PyBytes_GET_SIZE(calls)
+    made.count = <uint32_t>(len(parts) - 1)
+    return calls
 
 
 @cython.final

@@ -27,7 +27,7 @@ from multiraft.histogram import Histogram
 from multiraft.ids import NodeId
 from multiraft.interfaces import Clock, LogStore, Transport
 from multiraft.machine.kv import KeyValueStore
-from multiraft.node.forwarding import carries_calls
+from multiraft.node.forwarding import calls_of
 from multiraft.node.reads import Reads
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft
@@ -218,26 +218,25 @@ class Turn:
         for node, frame in ready.frames:
             self.counters.frames += 1
             self.counters.frame_bytes += len(frame)
-            if not self._transport.send(node, frame) and not self._send_calls(node, frame):
+            if not self._transport.send(node, frame):
                 self.counters.frames_dropped += 1
                 lost.add(node)
+                self._send_calls(NodeId(node), frame)
         for node in sorted(lost):
             self._multi.unreachable(node)
 
-    def _send_calls(self, node: int, frame: bytes) -> bool:
-        """Send a frame that found no room, if it carries forwarded calls or answers. Replicas say again what is lost, but whoever
+    def _send_calls(self, node: NodeId, frame: bytes) -> None:
+        """Of a frame that found no room, send the forwarded calls and the answers. Replicas say again what is lost, but whoever
         waits for a call would never hear: where they cannot be sent either, the link ends, and both sides know.
         """
-        if not carries_calls(frame):
-            return False
-        if self._transport.send(NodeId(node), frame, calls=True):
-            return True
-        if self._transport.connected(NodeId(node)):
+        calls = calls_of(frame)
+        if calls is None or self._transport.send(node, calls, calls=True):
+            return
+        if self._transport.connected(node):
             logger.warning(
                 "the link to node %d is full of calls: it ends", node, extra={"node": node}
             )
-            self._transport.drop(NodeId(node))
-        return False
+            self._transport.drop(node)
 
     def _tell(self, ready: Ready) -> None:
         for group, peer, first, bytes_max in ready.wanted:

@@ -192,7 +192,12 @@ class Gateway:
         self._closing = False
         self._complaints = Sparing(logger)
         self._sweeping: asyncio.TimerHandle | None = None
-        self.ledger = Ledger(self.options.clients_bytes_max, self._hold_all, self._let_go_on)
+        loop = asyncio.get_running_loop()
+        self.ledger = Ledger(
+            self.options.clients_bytes_max,
+            self._hold_all,
+            lambda: loop.call_soon(self._let_go_on),  # not from inside whoever freed some
+        )
         self.address = ""
         self._idle = asyncio.Event()
         self._listener = Listener(

@@ -15,7 +15,7 @@ from multiraft._core import MessageKind
 from multiraft._frames import encode_frame, encode_message
 from multiraft.errors import LinkLost, Overloaded
 from multiraft.ids import NodeId
-from multiraft.node.forwarding import carries_calls
+from multiraft.node.forwarding import calls_of
 from tests.unit.node.test_answers import leader_and_follower
 from tests.unit.node.test_cluster import trio
 
@@ -40,7 +40,7 @@ def losing(sender: Node, target: Node, *, calls: bool) -> Callable[[], None]:
     send, node = sender.transport.send, target.config.node_id
 
     def refuse(to: NodeId, frame: bytes, **given: bool) -> bool:
-        if to == node and carries_calls(frame) is calls:
+        if to == node and (calls_of(frame) is not None) is calls:
             return False
         return send(to, frame, **given)
 
@@ -195,13 +195,36 @@ def test_p98_a_raft_message_that_finds_no_room_costs_no_link(arun: Run, tmp_path
     arun(main())
 
 
-def test_a_frame_says_whether_it_carries_calls() -> None:
+def test_the_calls_of_a_frame_make_a_frame_and_leave_out_what_is_said_again() -> None:
     def message(kind: MessageKind, body: bytes = b"") -> bytes:
         return encode_message(kind=kind, group=1, from_replica=1, to_replica=2, term=1, body=body)
 
     status = encode_message(kind=MessageKind.MSG_NODE_STATUS, index=1, context=1)
     heartbeat = message(MessageKind.MSG_HEARTBEAT)
-    assert not carries_calls(encode_frame([status, heartbeat], sealed=False))
-    for kind in (MessageKind.MSG_FORWARD, MessageKind.MSG_FORWARD_ACK):
-        call = encode_message(kind=kind, group=1, context=7, body=b"a command")
-        assert carries_calls(encode_frame([status, heartbeat, call, status], sealed=False))
+    assert calls_of(encode_frame([status, heartbeat], sealed=False)) is None
+    call = encode_message(kind=MessageKind.MSG_FORWARD, group=1, context=7, body=b"a command")
+    answer = encode_message(kind=MessageKind.MSG_FORWARD_ACK, context=8, index=5)
+    mixed = encode_frame([heartbeat, call, status, answer, heartbeat], sealed=False)
+    assert calls_of(mixed) == encode_frame([call, answer], sealed=False)
+    assert calls_of(encode_frame([call], sealed=False)) == encode_frame([call], sealed=False)
+
+
+@pytest.mark.slow
+def test_answers_get_through_a_link_that_has_no_room_but_theirs(arun: Run, tmp_path: Path) -> None:
+    """What replicas say is dropped, and the answer that was in one frame with it is not."""
+
+    async def main() -> None:
+        async with pair(tmp_path) as (_, leader, follower):
+            epoch, send = link_epoch(leader, follower), leader.transport.send
+            number = follower.config.node_id
+
+            def crowded(to: NodeId, frame: bytes, calls: bool = False) -> bool:
+                return (to != number or calls) and send(to, frame, calls)
+
+            leader.transport.send = crowded  # type: ignore[method-assign]
+            assert await follower.store.put(b"k", b"v") > 0
+            leader.transport.send = send  # type: ignore[method-assign]
+            assert link_epoch(leader, follower) == epoch
+            assert await follower.store.get(b"k") == b"v"
+
+    arun(main())
