@@ -30,6 +30,9 @@ TIMEOUT_S_MAX = 1_000_000_000
 VALUE_BYTES_HARD_MAX = 8 * 1024 * 1024 - 4096
 """A value must fit into one entry of the log with its key and envelope."""
 
+CLIENTS_BYTES_MIN = 64 * 1024 * 1024
+"""Two calls as large as they may be."""
+
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
@@ -81,6 +84,12 @@ class Config:
     append_bytes_max: int = 1024 * 1024
     committed_bytes_max: int = 4 * 1024 * 1024
     link_queue_bytes_max: int = 64 * 1024 * 1024
+    clients_max: int = 1024
+    """Clients that may be connected at ``client_listen``."""
+    clients_bytes_max: int = 512 * 1024 * 1024
+    """What calls of all clients may take while they wait for their answers, and again what they were answered and have not read."""
+    client_stall_s: float = 60.0
+    """A client that has begun to send a call and has not finished it for this long is sent away; one that is silent may stay."""
     tail_bytes_max: int = 256 * 1024 * 1024
     """Entries kept in memory for followers that are a little behind, over all groups."""
     log_budget_bytes: int = 2 * 1024**3
@@ -191,6 +200,8 @@ class Config:
             )
         if self.timeout_s <= 0:
             self._refuse("timeout_s", "above 0")
+        if not self.client_stall_s > 0:
+            self._refuse("client_stall_s", "above 0")
 
     def _check_limits(self) -> None:
         for name in (
@@ -200,6 +211,8 @@ class Config:
             "append_bytes_max",
             "committed_bytes_max",
             "link_queue_bytes_max",
+            "clients_max",
+            "clients_bytes_max",
             "tail_bytes_max",
             "log_budget_bytes",
             "memtable_bytes_max",
@@ -213,6 +226,8 @@ class Config:
             self._refuse("value_bytes_max", f"at most {VALUE_BYTES_HARD_MAX}")
         if self.memtables_bytes_max < self.memtable_bytes_max:
             self._refuse("memtables_bytes_max", "at least memtable_bytes_max")
+        if self.clients_bytes_max < CLIENTS_BYTES_MIN:
+            self._refuse("clients_bytes_max", f"at least {CLIENTS_BYTES_MIN}")
         if self.reserve_bytes < 0:
             self._refuse("reserve_bytes", "0 or more")
 

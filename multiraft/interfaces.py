@@ -247,13 +247,19 @@ class Transport(Protocol):
     async def listen(self, address: str) -> str:
         """Accept links at ``host:port``; returns the address that was bound. Raises ConfigError, OSError."""
 
-    def send(self, node: NodeId, frame: bytes) -> bool:
-        """Seal ``frame`` (fresh, seen by nobody else) and write it. False: no link or a full queue, so it was dropped."""
+    def send(self, node: NodeId, frame: bytes, calls: bool = False) -> bool:
+        """Seal ``frame`` (fresh, seen by nobody else) and write it. False: no link or a full queue, so it was dropped.
+
+        ``calls``: somebody waits for what it carries, and it may use the room that is kept for such frames.
+        """
 
     def connected(self, node: NodeId) -> bool: ...
 
     def queued_bytes(self, node: NodeId) -> int:
         """What waits to be written to a node; 0 without a link."""
+
+    def room(self, node: NodeId) -> int:
+        """Bytes until the queue to a node is half full, below 0 where it is more: what can wait is not sent then."""
 
     def set_address(self, node: NodeId, address: str) -> None:
         """Learn or change where a node listens; a link is dialled and kept up until ``remove``."""

@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from multiraft.config import Config
-from multiraft.errors import Closed, InvariantViolation
+from multiraft.errors import Closed, InvariantViolation, MultiRaftError
 from multiraft.interfaces import StateMachine
 from multiraft.node import groups as asynchronous_groups
 from multiraft.node import node as asynchronous
@@ -155,8 +155,10 @@ class Store:
         more = True
         try:
             while more:
-                chunk, more = self._wait(lambda: _chunk(pairs))
+                chunk, more, error = self._wait(lambda: _chunk(pairs))
                 yield from chunk
+                if error is not None:
+                    raise error
         except (
             GeneratorExit
         ):  # left before its end, perhaps by the garbage collector, so nothing may wait here
@@ -164,16 +166,21 @@ class Store:
             raise
 
 
-async def _chunk(pairs: AsyncGenerator[Pair]) -> tuple[list[Pair], bool]:
-    """The next keys and values, and whether there may be more."""
+async def _chunk(
+    pairs: AsyncGenerator[Pair],
+) -> tuple[list[Pair], bool, MultiRaftError | None]:
+    """The next keys and values, whether there may be more, and what is to be raised behind them."""
     chunk: list[Pair] = []
     size = 0
-    async for pair in pairs:
-        chunk.append(pair)
-        size += len(pair[0]) + len(pair[1])
-        if len(chunk) == CHUNK_KEYS or size >= CHUNK_BYTES:
-            return chunk, True
-    return chunk, False
+    try:
+        async for pair in pairs:
+            chunk.append(pair)
+            size += len(pair[0]) + len(pair[1])
+            if len(chunk) == CHUNK_KEYS or size >= CHUNK_BYTES:
+                return chunk, True, None
+    except MultiRaftError as error:
+        return chunk, False, error
+    return chunk, False, None
 
 
 class Group:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from multiraft.errors import Closed, ConfigError, WrongThread
+from multiraft.errors import Closed, ConfigError, OutcomeUnknown, WrongThread
 
 T = TypeVar("T")
 
@@ -32,8 +32,8 @@ Done = Callable[[Any, BaseException | None], None]
 class Worker:
     """One named OS thread behind a queue. Made on a running loop, or for the loop that is given.
 
-    ``patience_s``: closing waits no longer than this. For jobs that are somebody else's code and may never come back; then the
-    thread is left behind, which does not keep the process from ending.
+    ``patience_s``: closing waits no longer than this. For jobs that may never come back - somebody else's code, a read of a disk
+    that hangs; then the thread is left behind, which does not keep the process from ending.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class _Ask(Generic[T]):
 
     def _finish(self, future: asyncio.Future[T]) -> None:
         if future.cancelled():
-            self.answer(None, Closed("the node was closed while this was waited for"))
+            self.answer(None, _unheard())
         elif (error := future.exception()) is not None:
             self.answer(None, error)
         else:
@@ -227,6 +227,11 @@ class _Ask(Generic[T]):
     def wait(self) -> None:
         """Until there is an answer; a signal's handler may raise out of it."""
         self._answered.acquire()
+
+
+def _unheard() -> OutcomeUnknown:
+    """For work that was begun and whose end nobody hears of: ``Closed`` would say that nothing happened."""
+    return OutcomeUnknown("the loop ended before this did: a write may have happened, or may yet")
 
 
 class LoopThread:
@@ -256,7 +261,10 @@ class LoopThread:
         return os.getpid() != self._process
 
     def wait(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Call ``work`` on the loop, await what it gives, and return or raise what comes of it. Raises Closed, WrongThread."""
+        """Call ``work`` on the loop, await what it gives, and return or raise what comes of it.
+
+        Raises WrongThread, Closed where it was not begun, OutcomeUnknown where the loop ended before it did.
+        """
         if self.forked:
             raise WrongThread(
                 f"it was opened in process {self._process}, and its thread is not in this one: open it after the fork"
@@ -324,7 +332,7 @@ class LoopThread:
         finally:
             self.over = True
             for ask in self._begun:
-                ask.answer(None, Closed("the node was closed while this was waited for"))
+                ask.answer(None, _unheard())
             self._refuse()
 
     async def _main(self) -> None:

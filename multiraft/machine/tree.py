@@ -80,6 +80,8 @@ class Tree:
         self.failed: StorageError | None = None
         self.growths = 0
         """How often a growing of the map began or ended: odd while it is being grown."""
+        self._inside: set[object] = set()
+        """Read transactions of tasks on workers; a set, since threads add and take away at the same time."""
         self.file = self.path / DATA_FILE
         fresh = self.disk.size(self.file) is None
         self.disk.make_directory(self.path)
@@ -163,11 +165,15 @@ class Tree:
     def reading(self) -> Iterator[Transaction]:
         """One read transaction for a task on a worker. Raises ``Moved`` where the map was grown meanwhile."""
         growths = self.growths
+        mark = object()
+        self._inside.add(mark)
         try:
             with self.env.begin() as transaction:
                 yield transaction
         except lmdb.Error as error:
             raise self.lost(error, growths) from error
+        finally:
+            self._inside.discard(mark)
 
     def read(self, job: Callable[[Transaction], Any]) -> Any:
         """Run ``job`` in a read transaction on a worker; the same again where the map was grown under it."""
@@ -280,6 +286,12 @@ class Tree:
         return True
 
     def close(self) -> None:
+        """Release the environment. Raises StorageError, and leaves it open, where a read has not come back from it: to take it
+        from under a thread would end the process."""
+        if self._inside:
+            raise StorageError(
+                f"a read of {self.file} hangs: it stays open until this process ends, which alone can open it again"
+            )
         self.env.close()
 
 

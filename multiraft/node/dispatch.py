@@ -40,6 +40,7 @@ from multiraft.node.store import GET_MANY_AT_ONCE, Pair, Store
 from multiraft.transport.calls import CALL_BYTES_MAX, pack_many, unpack_whole
 from multiraft.transport.gateway import Gateway, GatewayConnection
 from multiraft.transport.hello import farewell_for
+from multiraft.transport.options import TransportOptions
 
 CURSORS_MAX = 16
 """Scans that one client has open at the same time."""
@@ -64,6 +65,7 @@ class Dispatch:
         self._status = status
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tickets: set[Ticket[Any]] = set()
         self._cursors: dict[int, AsyncGenerator[Pair, None]] = {}
         self._cursors_made = 0
         self._in_use: set[int] = set()
@@ -96,6 +98,7 @@ class Dispatch:
             if ticket.done():
                 self._settled(number, shape, ticket)
             else:
+                self._tickets.add(ticket)
                 ticket.add_done_callback(functools.partial(self._settled, number, shape))
             return
         task = self._loop.create_task(self._wait(number, shape, answer))
@@ -103,6 +106,7 @@ class Dispatch:
         task.add_done_callback(self._tasks.discard)
 
     def _settled(self, number: int, shape: Shape, ticket: Ticket[Any]) -> None:
+        self._tickets.discard(ticket)
         if ticket.cancelled():
             self._refuse(number, LinkLost("the wait was given up; a write may have happened"))
             return
@@ -137,7 +141,9 @@ class Dispatch:
         self._connection.refuse(number, encode_refusal(error))
 
     def close(self) -> None:
-        """The client is gone: give up every wait."""
+        """The client is gone: give up every wait. What has no place to go yet is let go with it."""
+        for ticket in tuple(self._tickets):
+            ticket.cancel()
         for task in tuple(self._tasks):
             task.cancel()
         if self._cursors:
@@ -281,6 +287,7 @@ async def open_gateway(
         opened,
         tls=config.tls,
         insecure=config.insecure,
+        options=TransportOptions.of(config),
     )
     await gateway.listen(config.client_listen or "")
     return gateway

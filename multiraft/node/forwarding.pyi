@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, final
 
 from multiraft.errors import MultiRaftError, PeerProtocolError, Retryable
+from multiraft.ids import NodeId
 from multiraft.node.waiters import Call, Waiters
 from multiraft.raft import MultiRaft
 
@@ -13,11 +14,14 @@ _Post = tuple[int, int, int, int, int, int, int, bytes]
 
 WAITING_HELPS_NOT: tuple[type[Retryable], ...]
 
+def calls_of(frame: bytes) -> bytes | None: ...
+
 @final
 class Forwarding:
     waiters: Waiters
     kick: Callable[[], object]
     linked: Callable[[int], bool]
+    room: Callable[[NodeId], int]
     @property
     def away(self) -> dict[int, Call]: ...
     @property
@@ -28,6 +32,7 @@ class Forwarding:
     def __len__(self) -> int: ...
     def homeless(self, call: Call, error: Retryable | None) -> None: ...
     def retry(self, group: int | None = None) -> None: ...
+    def turned(self) -> None: ...
     def expire(self, now_ns: int) -> None: ...
     def link_down(self, node: int) -> None: ...
     def close(self, error: MultiRaftError) -> None: ...

@@ -5,6 +5,10 @@ A forwarded command is sent once per link incarnation and never again by itself:
 makes the outcome unknown, whatever it was (pitfalls 80, 93). An answer that says "nothing happened" puts the call back where
 it came from, to be tried again until its deadline. Calls that have no place to go just now wait here, too.
 
+A link that is full is backpressure: while the queue to a node is over half full, calls for it wait here, in their order. Half
+of the queue is then left for what must not wait, so that a call that was sent is not dropped; where a frame that carries calls
+or answers cannot be sent all the same, its link ends (``turn``), and both sides hear of it as of any link that is lost.
+
 The body of a FORWARD is the command as it goes into the log; of a FORWARD_ACK nothing, a refusal in msgpack, or what a user's
 machine answered (``results``).
 """
@@ -14,7 +18,18 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from multiraft._core cimport FAULT_KIND, FAULT_VERSION, FLAG_REJECT, FLAG_TRANSFER, MSG_FORWARD, MSG_FORWARD_ACK
+from multiraft._core cimport (
+    FAULT_KIND,
+    FAULT_VERSION,
+    FLAG_REJECT,
+    FLAG_TRANSFER,
+    FRAME_HEADER_BYTES,
+    MESSAGE_HEADER_BYTES,
+    MSG_FORWARD,
+    MSG_FORWARD_ACK,
+    FrameHeader,
+    MessageHeader,
+)
 from multiraft.machine.commands cimport Command, command_open
 from multiraft.node.waiters cimport Call, Waiters
 from multiraft.raft.multi cimport MultiRaft
@@ -40,6 +55,7 @@ from multiraft.node.refusals import decode_refusal, encode_refusal
 from multiraft.node.results import decode_results, encode_results
 
 cdef Py_ssize_t PARKED_MAX = 1_000_000
+cdef Py_ssize_t CROWDED_AT_ONCE = 1024      # calls that leave for a node in one turn after they waited for room
 
 # Nothing happened, and nothing will within a call's time: said at once, before it turns into an unknown outcome.
 WAITING_HELPS_NOT = (NoSpace, Quarantined)
@@ -54,6 +70,30 @@ cdef object unreadable(bytes body):
     return InvalidCommand("the bytes of the command are damaged or cut short") if fault else None
 
 
+def calls_of(bytes frame not None):
+    """The forwarded calls, and the answers to such, of a frame of ours that is not sealed, as a frame; None where it has none.
+
+    For a frame that finds no room: what replicas say to each other is said again, and shall not take the room that calls have.
+    """
+    cdef const char* data = PyBytes_AS_STRING(frame)
+    cdef const MessageHeader* head
+    cdef FrameHeader* made
+    cdef Py_ssize_t at = FRAME_HEADER_BYTES, size = PyBytes_GET_SIZE(frame)
+    cdef list parts = [frame[:FRAME_HEADER_BYTES]]
+    while at < size:
+        head = <const MessageHeader*>(data + at)
+        if head.kind == MSG_FORWARD or head.kind == MSG_FORWARD_ACK:
+            parts.append(frame[at:at + <Py_ssize_t>head.length])
+        at += head.length
+    if len(parts) == 1:
+        return None
+    cdef bytes calls = b"".join(parts)
+    made = <FrameHeader*>PyBytes_AS_STRING(calls)
+    made.length = <uint32_t>PyBytes_GET_SIZE(calls)
+    made.count = <uint32_t>(len(parts) - 1)
+    return calls
+
+
 @cython.final
 cdef class Forwarding:
     """The calls of a node that are not proposed here: on their way to another node, or waiting for a leader."""
@@ -64,6 +104,8 @@ cdef class Forwarding:
         self.timeout_ns = timeout_ns
         self.away = {}
         self.parked = {}
+        self.crowded = {}
+        self.rooms = {}
 
     def __len__(self):
         return len(self.away) + self.parked_count
@@ -77,7 +119,12 @@ cdef class Forwarding:
         if error is None or isinstance(error, NotLeader):
             leader = self.multi.led_elsewhere(call.group)
             if leader and self.linked(leader):
-                self.send(call, leader)
+                if leader not in self.crowded and self.has_room(leader):
+                    self.send(call, leader)
+                elif call.nowait:
+                    self.waiters.end(call, Overloaded(f"the queue to node {leader}, which leads, is over half full"))
+                else:
+                    self.keep(self.crowded, leader, call)
                 return
         elif isinstance(error, WAITING_HELPS_NOT) or (call.nowait and isinstance(error, Overloaded)):
             self.waiters.end(call, error)
@@ -85,12 +132,22 @@ cdef class Forwarding:
         self.park(call)
 
     cdef int park(self, Call call) except -1:
+        return self.keep(self.parked, call.group, call)
+
+    cdef int keep(self, dict where, key, Call call) except -1:
         if self.parked_count >= PARKED_MAX:
-            self.waiters.end(call, Overloaded(f"{PARKED_MAX} calls wait for a leader"))
+            self.waiters.end(call, Overloaded(f"{PARKED_MAX} calls wait for a leader, or for room on the way to one"))
             return 0
-        self.parked.setdefault(call.group, []).append(call)
+        where.setdefault(key, []).append(call)
         self.parked_count += 1
         return 0
+
+    cdef bint has_room(self, uint32_t node) except -1:
+        """Is the queue to a node less than half full, with what this turn will bring?"""
+        left = self.rooms.get(node)
+        if left is None:
+            left = self.rooms[node] = self.room(node)
+        return left > 0
 
     cdef int send(self, Call call, uint32_t node) except -1:
         cdef bytes body
@@ -104,6 +161,7 @@ cdef class Forwarding:
         self.multi.post_bytes(
             node, MSG_FORWARD, call.group, context, 0, 0, flags, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
         )
+        self.rooms[node] = self.rooms.get(node, 0) - PyBytes_GET_SIZE(body) - MESSAGE_HEADER_BYTES
         call.forwarded_to = node
         self.away[context] = call
         self.forwarded += 1
@@ -113,6 +171,8 @@ cdef class Forwarding:
     def retry(self, group=None):
         """A leader may be known now, or there may be room: try what waits, of one group or of all."""
         groups = [group] if group is not None else list(self.parked)
+        if self.crowded:
+            self.reroute_crowded()
         for one in groups:
             calls = self.parked.pop(one, None)
             if calls:
@@ -120,10 +180,56 @@ cdef class Forwarding:
                 for call in calls:
                     self.waiters.again(call)
 
+    cdef int reroute_crowded(self) except -1:
+        """Calls whose group another node leads by now need not wait for the queue to this one."""
+        cdef Call call
+        moved = []
+        for node, calls in list(self.crowded.items()):
+            kept = []
+            for call in calls:
+                (kept if self.multi.led_elsewhere(call.group) == <uint32_t>node else moved).append(call)
+            if kept:
+                self.crowded[node] = kept
+            else:
+                del self.crowded[node]
+        self.parked_count -= len(moved)
+        for call in moved:
+            self.waiters.again(call)
+        return 0
+
+    def turned(self):
+        """A turn has sent what there was: send on what waited for room in a queue that has it now."""
+        self.rooms.clear()
+        if self.crowded:
+            for node in list(self.crowded):
+                self.send_crowded(node)
+
+    cdef int send_crowded(self, uint32_t node) except -1:
+        cdef Py_ssize_t at = 0
+        cdef list calls
+        if not self.has_room(node):
+            return 0
+        calls = self.crowded.pop(node)
+        while at < len(calls) and at < CROWDED_AT_ONCE and self.has_room(node):
+            self.parked_count -= 1
+            self.waiters.again(calls[at])
+            at += 1
+        if at < len(calls):
+            self.crowded[node] = calls[at:] + self.crowded.get(node, [])
+        return 0
+
     def expire(self, uint64_t now_ns):
         """End what is past its deadline. What never left here did not happen, but one answer for all is easier to handle."""
         cdef Call call
-        for group, calls in list(self.parked.items()):
+        self.expire_waiting(self.parked, now_ns)
+        self.expire_waiting(self.crowded, now_ns)
+        for context, call in [(context, call) for context, call in self.away.items() if (<Call>call).deadline_ns <= now_ns]:
+            del self.away[context]
+            self.waiters.end(call, DeadlineExceeded("the time was up while another node had the command"))
+
+    cdef int expire_waiting(self, dict where, uint64_t now_ns) except -1:
+        cdef Call call
+        for key, calls in list(where.items()):
             kept = []
             for call in calls:
                 if self.waiters.given_up(call):
@@ -134,17 +240,22 @@ cdef class Forwarding:
                     kept.append(call)
             self.parked_count -= len(calls) - len(kept)
             if kept:
-                self.parked[group] = kept
+                where[key] = kept
             else:
-                del self.parked[group]
-        for context, call in [(context, call) for context, call in self.away.items() if (<Call>call).deadline_ns <= now_ns]:
-            del self.away[context]
-            self.waiters.end(call, DeadlineExceeded("the time was up while another node had the command"))
+                del where[key]
+        return 0
 
     def link_down(self, uint32_t node):
-        """The link is gone: what was on its way there may have happened, and who asked us from there has heard the same."""
+        """The link is gone: what was on its way there may have happened, and who asked us from there has heard the same.
+
+        What waited for room has not left: it waits for a leader again.
+        """
         cdef Call call
         self.waiters.disown(node)
+        self.rooms.pop(node, None)
+        for call in self.crowded.pop(node, []):
+            self.parked_count -= 1
+            self.park(call)
         for context, call in list(self.away.items()):
             if call.forwarded_to == node:
                 del self.away[context]
@@ -152,7 +263,7 @@ cdef class Forwarding:
 
     def close(self, error):
         """The node ends because of ``error``: what waits here did not happen, what another node has may have (pitfall 93)."""
-        for calls in self.parked.values():
+        for calls in (*self.parked.values(), *self.crowded.values()):
             for call in calls:
                 self.waiters.end(call, error)
         unknown = OutcomeUnknown("this node ended while another node had the command")
@@ -161,6 +272,7 @@ cdef class Forwarding:
             self.waiters.end(call, unknown)
         self.away.clear()
         self.parked.clear()
+        self.crowded.clear()
         self.parked_count = 0
 
     # -- messages -------------------------------------------------------------------------------------------------------------

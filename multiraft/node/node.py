@@ -259,6 +259,8 @@ class Node(Parts):
         self.turn.on_tick()
         self.forwarding.retry()
         self.forwarding.expire(now_ns)
+        self.store.early.tick(now_ns)
+        self.store.early.tick(now_ns)
         self.admission.tick()
         self.keeper.tick(now_ns)
         self.users.hosting.tick(now_ns)
@@ -311,6 +313,7 @@ class Node(Parts):
 
     def turned(self) -> None:
         self.keeper.turned()
+        self.forwarding.turned()
         if self._leaving is not None and self._leaving.draining:
             self.changes.wake()
         self.admission.turned()
@@ -340,6 +343,7 @@ class Node(Parts):
     def _learned(self, shard_map: ShardMap) -> None:
         self.peers.cluster_id = shard_map.cluster.cluster_id
         self.keeper.freeze(0)
+        self.store.early.learned()
         self.changes.wake()
 
     # -- what the transport tells -------------------------------------------------------------------------------------------------
@@ -372,13 +376,8 @@ class Node(Parts):
         self.turn.kick()
 
     def link_refused(self, node: NodeId, error: MultiRaftError) -> None:
-        logger.warning(
-            "node %d: no link to node %d: %s",
-            self.config.node_id,
-            node,
-            error,
-            extra={"node": node},
-        )
+        # Links have warned of it.
+        logger.debug("no link to node %d: %s", node, error, extra={"node": node})
         ours = self.peers.refused(node, error, bootstrapped=self.placing.bootstrapped)
         if ours is not None:
             self.failed(ours)

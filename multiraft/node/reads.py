@@ -2,7 +2,8 @@
 
 A read joins the batch that its group's *next* round will confirm, never one that is on its way (pitfall 35). The answer is a
 read index; the read runs here once this replica has applied that far. A leader that changes, or a node that does not
-answer, puts the batch back; only its deadline ends a read without an answer.
+answer, puts the batch back; only its deadline ends a read without an answer. That holds for a read that was handed to another
+thread, too: a disk that hangs keeps no caller, and what it answers at last is dropped.
 
 It performs reads that are handed to it as functions and knows nothing of keys.
 """
@@ -59,12 +60,15 @@ class Reads:
         self._gathering: dict[int, list[Read]] = {}
         self._rounds: dict[int, Round] = {}
         self._applying: dict[int, list[tuple[int, list[Read]]]] = {}
+        self._late: list[tuple[int, Ticket[Any]]] = []
+        """Deadlines and tickets of reads that another thread does."""
         self._stopped: dict[int, MultiRaftError] = {}
 
     def __len__(self) -> int:
         held = sum(len(reads) for reads in self._gathering.values())
         held += sum(len(one.reads) for one in self._rounds.values())
-        return held + sum(len(reads) for waits in self._applying.values() for _, reads in waits)
+        held += sum(len(reads) for waits in self._applying.values() for _, reads in waits)
+        return held + sum(not ticket.done() for _, ticket in self._late)
 
     def submit(
         self, group: int, run: Callable[[Ticket[Any]], None], deadline_ns: int
@@ -77,6 +81,12 @@ class Reads:
         self._gathering.setdefault(group, []).append(read)
         self.kick()
         return read.ticket
+
+    def run(self, run: Callable[[Ticket[Any]], None], deadline_ns: int) -> Ticket[Any]:
+        """The ticket of a read that may be done now, whatever it sees."""
+        ticket: Ticket[Any] = self._waker.ticket()
+        self._run(run, ticket, deadline_ns)
+        return ticket
 
     def ask(self, now_ns: int) -> None:
         """Start a round for every group that has gathered reads; what finds no leader stays and is asked again."""
@@ -127,6 +137,7 @@ class Reads:
         for waits in self._applying.values():
             for _, reads in waits:
                 reads[:] = [read for read in reads if not self._ended(read, now_ns)]
+        self._end_late(now_ns)
 
     def stop(self, group: int, error: MultiRaftError) -> None:
         """The replica here applies nothing more: no read of its group that waits, or comes, can be served."""
@@ -153,6 +164,9 @@ class Reads:
         ]:
             for read in reads:
                 self._waker.fail(read.ticket, error)
+        for _, ticket in self._late:
+            self._waker.fail(ticket, error)
+        self._late.clear()
         self._gathering.clear()
         self._rounds.clear()
         self._applying.clear()
@@ -177,6 +191,24 @@ class Reads:
             if read.ticket.done():
                 continue
             try:
-                read.run(read.ticket)
+                self._run(read.run, read.ticket, read.deadline_ns)
             except MultiRaftError as error:
                 self._waker.fail(read.ticket, error)
+
+    def _run(
+        self, run: Callable[[Ticket[Any]], None], ticket: Ticket[Any], deadline_ns: int
+    ) -> None:
+        run(ticket)
+        if not ticket.done():
+            self._late.append((deadline_ns, ticket))
+
+    def _end_late(self, now_ns: int) -> None:
+        if not self._late:
+            return
+        for deadline_ns, ticket in self._late:
+            if deadline_ns <= now_ns:
+                self._waker.fail(
+                    ticket, DeadlineExceeded("the time was up before the disk answered the read")
+                )
+        self._late = [one for one in self._late if not one[1].done()]
+        self.kick()

@@ -54,10 +54,10 @@ class Routing:
             return physical
         return physical[len(prefix) + (SLOT_BYTES if self.hashed else 0) :]
 
-    def require_known(self) -> None:
-        """Raise NoLeader while the map is not known here: no keys, and keys that nobody knows of yet, are not the same."""
-        if self._table is None:
-            raise NoLeader("this node does not know the shards yet")
+    @property
+    def known(self) -> bool:
+        """Is the map known here? No keys, and keys that nobody knows of yet, are not the same."""
+        return self._table is not None
 
     def find(self, physical: bytes) -> tuple[int, int]:
         """(group, range epoch) of a physical key. Raises NoLeader while the map is not known here."""

@@ -3,7 +3,8 @@
 
 Every call routes its key, makes one command or one read, and answers with a ticket: ``await`` it. Writes answer with the
 revision of what they wrote. A call has ``timeout`` seconds (the node's default where none is given); within them the node
-retries whatever did not happen. What may have happened is never retried: see ``multiraft.errors``.
+retries whatever did not happen - and waits, while this node does not know the shards yet. What may have happened is never
+retried: see ``multiraft.errors``.
 
 Keys are 1 to 480 bytes, values up to ``Config.value_bytes_max``. Nothing is atomic across shards: ``put_many`` makes one
 command a shard, a ``batch`` over two shards is refused.
@@ -18,23 +19,21 @@ from typing import Any
 
 from multiraft._ticket import Ticket, Waker
 from multiraft.config import Config
-from multiraft.errors import BatchError, InvalidCommand, MultiRaftError
+from multiraft.errors import (
+    BatchError,
+    Closed,
+    DeadlineExceeded,
+    InvalidCommand,
+    MultiRaftError,
+    NoLeader,
+    Overloaded,
+)
 from multiraft.machine import commands
-from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.shards import Cold
-from multiraft.node.operations import (
-    Absent,
-    Condition,
-    Delete,
-    DeleteRange,
-    Entry,
-    Operation,
-    Present,
-    Put,
-    RevisionIs,
-    ValueIs,
-)
+from multiraft.node.batches import kept, places_of, step_of, wish_of
+from multiraft.node.early import Early, Make
+from multiraft.node.operations import Condition, Entry, Operation, Put, RevisionIs, ValueIs
 from multiraft.node.reads import Reads
 from multiraft.node.routing import Routing
 from multiraft.node.scanning import Pages, scan_keys
@@ -45,6 +44,8 @@ from multiraft.raft import MultiRaft
 Pair = tuple[bytes, bytes]
 
 GET_MANY_AT_ONCE = 1024
+COLD_MAX = 100_000
+"""Reads that may wait for the reader thread; while the disk hangs, further ones are refused."""
 
 
 class Store:
@@ -74,8 +75,27 @@ class Store:
             value_bytes_max=config.value_bytes_max,
             timeout_s=config.timeout_s,
         )
+        self._cold = 0
+        """Reads that the reader thread has, those included that nobody waits for any more."""
+        self.early = Early(waker, lambda: waiters.now_ns, reads.kick)
+        """Calls that wait for the shards. The node's: it says when they are known, and what time it is."""
         routing.on_change = self._writes.route
         waiters.user_key = routing.user_key
+
+    # -- before the shards are known ----------------------------------------------------------------------------------------
+
+    def _hold(
+        self, error: NoLeader, make: Make, timeout: float | None, nowait: bool = False
+    ) -> Ticket[Any]:
+        """Make a call once the shards are known; ``error`` is why it could not be made now."""
+        if nowait or self._routing.known:
+            raise error
+        return self.early.hold(make, self._writes.deadline(timeout))
+
+    def _shards_known(self, timeout: float | None, nowait: bool = False) -> Ticket[float]:
+        """Wait until the shards are known; the seconds that are left then."""
+        error = NoLeader("this node does not know the shards yet")
+        return self._hold(error, self._waker.answered, timeout, nowait)
 
     # -- writes -----------------------------------------------------------------------------------------------------------
 
@@ -83,13 +103,22 @@ class Store:
         self, key: bytes, value: bytes, *, timeout: float | None = None, nowait: bool = False
     ) -> Ticket[int]:
         """Write one key; the revision. Raises InvalidCommand or TooLarge at once."""
-        return self._writes.put(key, value, timeout, nowait)
+        try:
+            return self._writes.put(key, value, timeout, nowait)
+        except NoLeader as error:
+            value = self._writes.checked(key, value)
+            return self._hold(
+                error, lambda left: self._writes.put(key, value, left), timeout, nowait
+            )
 
     def delete(
         self, key: bytes, *, timeout: float | None = None, nowait: bool = False
     ) -> Ticket[int]:
         """Delete one key, whether it is there or not; the revision."""
-        return self._writes.delete(key, timeout, nowait)
+        try:
+            return self._writes.delete(key, timeout, nowait)
+        except NoLeader as error:
+            return self._hold(error, lambda left: self._writes.delete(key, left), timeout, nowait)
 
     async def put_many(
         self, items: Iterable[Pair], *, timeout: float | None = None, nowait: bool = False
@@ -98,6 +127,9 @@ class Store:
 
         Raises BatchError, which says for each key what happened, where any shard's command did not succeed.
         """
+        if not self._routing.known and not self._writes.closed:
+            items = [(key, self._writes.checked(key, value)) for key, value in items]
+            timeout = await self._shards_known_for(items, timeout, nowait)
         tickets, places = self._writes.put_many(items, timeout, nowait)
         outcomes: list[int | MultiRaftError] = []
         failed: list[MultiRaftError] = []
@@ -115,6 +147,17 @@ class Store:
             ) from failed[0]
         return answers  # type: ignore[return-value]
 
+    async def _shards_known_for(
+        self, items: Sequence[Pair], timeout: float | None, nowait: bool
+    ) -> float | None:
+        """Wait with a ``put_many``; the seconds that are left. Raises BatchError where its time is up."""
+        if not items:
+            return timeout
+        try:
+            return await self._shards_known(timeout, nowait)
+        except DeadlineExceeded as error:
+            raise BatchError(str(error), outcomes=[error] * len(items)) from error
+
     def delete_range(
         self, start: bytes, end: bytes, *, timeout: float | None = None
     ) -> Ticket[int]:
@@ -123,7 +166,12 @@ class Store:
         Raises InvalidCommand in a hash space, where keys are in no order, and for a range over two shards.
         """
         physical_start, physical_end = self._routing.physical_range(start, end)
-        group, epoch = self._routing.find_range(physical_start, physical_end)
+        try:
+            group, epoch = self._routing.find_range(physical_start, physical_end)
+        except NoLeader as error:
+            return self._hold(
+                error, lambda left: self.delete_range(start, end, timeout=left), timeout
+            )
         command = commands.encode_delete_range(
             self._routing.space, epoch, physical_start, physical_end
         )
@@ -160,55 +208,19 @@ class Store:
 
         Raises InvalidCommand for keys of two shards, PreconditionFailed where a condition does not hold.
         """
-        steps = [self._operation(one) for one in operations]
-        wanted = [self._condition(one) for one in conditions]
-        ends = [
-            key
-            for step in steps
-            for key in step[1:]
-            if step[0] == OperationKind.OPERATION_DELETE_RANGE
-        ]
-        keys = [step[1] for step in steps] + [one[1] for one in wanted]
-        if not keys:
-            raise InvalidCommand("an empty batch")
-        places = {self._routing.find(key) for key in keys}
-        if ends:
-            places.add(self._routing.find_range(min(ends), max(ends)))
-        if len(places) > 1:
-            raise InvalidCommand(
-                "the keys of a batch lie in two shards; a batch is atomic within one only"
+        steps = [step_of(self._routing, one) for one in operations]
+        wishes = [wish_of(self._routing, one) for one in conditions]
+        try:
+            group, epoch = places_of(self._routing, steps, wishes)
+        except NoLeader as error:
+            doing, wanted = kept(self._writes, operations, conditions)
+            return self._hold(
+                error, lambda left: self.batch(doing, conditions=wanted, timeout=left), timeout
             )
-        group, epoch = places.pop()
         command = commands.encode_batch(
-            self._routing.space, epoch, steps, wanted, self._value_bytes_max
+            self._routing.space, epoch, steps, wishes, self._value_bytes_max
         )
         return self._waiters.submit(group, command, self._writes.deadline(timeout))
-
-    def _operation(self, operation: Operation) -> tuple[Any, ...]:
-        physical = self._routing.physical
-        if isinstance(operation, Put):
-            return OperationKind.OPERATION_PUT, physical(operation.key), operation.value
-        if isinstance(operation, Delete):
-            return OperationKind.OPERATION_DELETE, physical(operation.key)
-        if isinstance(operation, DeleteRange):
-            return OperationKind.OPERATION_DELETE_RANGE, *self._routing.physical_range(
-                operation.start, operation.end
-            )
-        raise InvalidCommand(f"not an operation: {operation!r}")
-
-    def _condition(self, condition: Condition) -> tuple[Any, ...]:
-        physical = self._routing.physical
-        if isinstance(condition, ValueIs):
-            return ConditionKind.CONDITION_VALUE, physical(condition.key), condition.value
-        if isinstance(condition, RevisionIs):
-            if condition.revision == 0:
-                return ConditionKind.CONDITION_ABSENT, physical(condition.key)
-            return ConditionKind.CONDITION_REVISION, physical(condition.key), condition.revision
-        if isinstance(condition, Absent):
-            return ConditionKind.CONDITION_ABSENT, physical(condition.key)
-        if isinstance(condition, Present):
-            return ConditionKind.CONDITION_PRESENT, physical(condition.key)
-        raise InvalidCommand(f"not a condition: {condition!r}")
 
     # -- reads --------------------------------------------------------------------------------------------------------------
 
@@ -217,7 +229,10 @@ class Store:
     ) -> Ticket[bytes | None]:
         """The value, or None. Linearizable; with ``stale`` whatever this node has applied, at once."""
         physical = self._routing.physical(key)
-        group, _epoch = self._routing.find(physical)
+        try:
+            group, _epoch = self._routing.find(physical)
+        except NoLeader as error:
+            return self._hold(error, lambda left: self.get(key, timeout=left, stale=stale), timeout)
         if (stale or self._multi.reads_at_once(group)) and not self._writes.closed:
             found = self._machine.get(group, physical)
             if not isinstance(found, Cold):
@@ -229,7 +244,12 @@ class Store:
     ) -> Ticket[Entry | None]:
         """The value with the revision that wrote it, or None."""
         physical = self._routing.physical(key)
-        group, _epoch = self._routing.find(physical)
+        try:
+            group, _epoch = self._routing.find(physical)
+        except NoLeader as error:
+            return self._hold(
+                error, lambda left: self.get_entry(key, timeout=left, stale=stale), timeout
+            )
         return self._read(group, physical, _entry_of, timeout, stale)
 
     def _read(
@@ -258,16 +278,20 @@ class Store:
         deadline_ns = self._writes.deadline(timeout)
         if not stale and not self._multi.reads_at_once(group):
             return self._reads.submit(group, run, deadline_ns)
-        ticket: Ticket[Any] = self._waker.ticket()
-        run(ticket)
-        return ticket
+        return self._reads.run(run, deadline_ns)
 
     def _late(
         self, ticket: Ticket[Any], shape: Callable[[Any], Any]
     ) -> Callable[[Any, BaseException | None], None]:
-        """What a read on another thread calls when it is done."""
+        """What a read on another thread calls when it is done; nobody may wait any more by then. Raises Overloaded."""
+        if self._cold >= COLD_MAX:
+            raise Overloaded(f"{COLD_MAX} reads wait for the disk")
+        self._cold += 1
 
         def done(answer: Any, error: BaseException | None) -> None:
+            self._cold -= 1
+            if ticket.done():
+                return
             if error is not None:
                 self._waker.fail(ticket, error)
             else:
@@ -285,8 +309,16 @@ class Store:
         while some := list(itertools.islice(left, GET_MANY_AT_ONCE)):
             if found:
                 await asyncio.sleep(0)  # however many are asked for, the loop comes round
-            tickets = [self.get(key, timeout=timeout, stale=stale) for key in some]
-            found += [await ticket for ticket in tickets]
+            tickets: list[Ticket[bytes | None]] = []
+            try:
+                tickets += (self.get(key, timeout=timeout, stale=stale) for key in some)
+                found += [await ticket for ticket in tickets]
+            except (
+                BaseException
+            ):  # whoever gives up, or learns of one that failed, waits for none of them
+                for ticket in tickets:
+                    ticket.cancel()
+                raise
         return found
 
     async def scan(
@@ -303,7 +335,8 @@ class Store:
         """Keys and values in order, by ``prefix`` or from ``start`` up to, not including, ``end``; ``reverse`` from the end.
 
         Read in pages, so that any number of keys takes a bounded amount of memory. Each page is linearizable by itself; the
-        whole is no snapshot. ``timeout`` is for each page. In a hash space every slot is asked, however few keys are wanted.
+        whole is no snapshot. ``timeout`` is for each page, and for the wait while this node does not know the shards. In a hash
+        space every slot is asked, however few keys are wanted.
         """
         if prefix and (start is not None or end is not None):
             raise InvalidCommand("scan takes a prefix, or a start and an end")
@@ -315,7 +348,8 @@ class Store:
         left = limit
         if left is not None and left <= 0:
             return
-        self._routing.require_known()
+        if not self._routing.known:
+            await self._shards_known(timeout)
         pages = Pages(
             self._machine,
             self._waker,
@@ -330,8 +364,9 @@ class Store:
                     return
 
     def close(self) -> None:
-        """Refuse every call from here on; the node does this."""
+        """Refuse every call from here on, and those that wait for the shards; the node does this."""
         self._writes.close()
+        self.early.close(Closed("the node was closed before it knew the shards; nothing happened"))
 
 
 def _value_of(found: tuple[int, bytes] | None) -> bytes | None:

@@ -24,8 +24,10 @@ from multiraft._core import CommittedRuns, RunKind
 from multiraft._ticket import Waker
 from multiraft.errors import LogCorrupt
 from multiraft.histogram import Histogram
+from multiraft.ids import NodeId
 from multiraft.interfaces import Clock, LogStore, Transport
 from multiraft.machine.kv import KeyValueStore
+from multiraft.node.forwarding import calls_of
 from multiraft.node.reads import Reads
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft
@@ -219,8 +221,22 @@ class Turn:
             if not self._transport.send(node, frame):
                 self.counters.frames_dropped += 1
                 lost.add(node)
+                self._send_calls(NodeId(node), frame)
         for node in sorted(lost):
             self._multi.unreachable(node)
+
+    def _send_calls(self, node: NodeId, frame: bytes) -> None:
+        """Of a frame that found no room, send the forwarded calls and the answers. Replicas say again what is lost, but whoever
+        waits for a call would never hear: where they cannot be sent either, the link ends, and both sides know.
+        """
+        calls = calls_of(frame)
+        if calls is None or self._transport.send(node, calls, calls=True):
+            return
+        if self._transport.connected(node):
+            logger.warning(
+                "the link to node %d is full of calls: it ends", node, extra={"node": node}
+            )
+            self._transport.drop(node)
 
     def _tell(self, ready: Ready) -> None:
         for group, peer, first, bytes_max in ready.wanted:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from multiraft._core import FORMAT_VERSION
-from multiraft._ticket import Ticket, Waker
+from multiraft._ticket import Waker
 from multiraft.config import Config
 from multiraft.errors import MultiRaftError
 from multiraft.ids import ClusterId, GroupId, message_ids
@@ -142,7 +142,7 @@ class Parts(TurnEvents, TransportEvents):
         options = StoreOptions.of(self.config, store_id=self.log.store_id, seed=self.world.seed())
         flusher, reader, files = (
             self._worker("state"),
-            self._worker("state-reader"),
+            self._worker("state-reader", self.config.timeout_s),
             self._worker("snapshots"),
         )
         return await self.world.aside(
@@ -200,7 +200,7 @@ class Parts(TurnEvents, TransportEvents):
         )
         self.turn.waiters, self.turn.reads = self.waiters, self.reads
         self.forwarding.waiters, self.forwarding.kick = self.waiters, self.turn.kick
-        self.forwarding.linked = self.peers.linked
+        self.forwarding.linked, self.forwarding.room = self.peers.linked, self.transport.room
         self._wire_keeping(states, found)
         self.store = Store(
             config=config,
@@ -309,14 +309,9 @@ class Parts(TurnEvents, TransportEvents):
         return task
 
     def _propose_map(self, group: GroupId, command: bytes) -> None:
-        ticket = self.waiters.submit(
-            group, command, self.turn.now() + round(self.config.timeout_s * 1e9)
-        )
-
-        def done(ticket: Ticket[int]) -> None:
-            self.placing.refresh()
-
-        ticket.add_done_callback(done)
+        deadline_ns = self.turn.now() + round(self.config.timeout_s * 1e9)
+        ticket = self.waiters.submit(group, command, deadline_ns)
+        ticket.add_done_callback(lambda _: self.placing.refresh())
 
     def hello(self) -> Hello:
         """What this node says of itself on every link."""

@@ -16,6 +16,7 @@ from multiraft.config import Config
 from multiraft.disk import RealDisk
 from multiraft.ids import random_id
 from multiraft.interfaces import Clock, Disk, Jobs, TransportEvents
+from multiraft.transport.options import TransportOptions
 from multiraft.transport.transport import LoopTransport
 from multiraft.worker import Worker, aside
 
@@ -62,6 +63,7 @@ class RealWorld:
             config.node_id,
             events,
             generator=random.Random(seed),
+            options=TransportOptions.of(config),
             tls=config.tls,
             insecure=config.insecure,
             jobs=jobs,

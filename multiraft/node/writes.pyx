@@ -68,6 +68,13 @@ cdef class Writes:
             return self.waiters.now_ns
         return self.waiters.now_ns + <uint64_t>(min(seconds, SECONDS_MAX) * 1e9)
 
+    def checked(self, key, value):
+        """The value as bytes. Raises InvalidCommand or TooLarge for a key and a value that are no sound write."""
+        user_key_size(key)
+        value = plain(value)
+        value_size(value, self.value_bytes_max)
+        return value
+
     cdef const Route* find(self, object key, char* head, size_t* head_bytes) except NULL:
         """The route of a sound user key, and what stands before it in its physical key."""
         cdef char physical[KEY_BYTES_MAX]

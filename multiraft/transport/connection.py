@@ -142,6 +142,8 @@ class Connection(asyncio.BufferedProtocol):
         self._host = host
         self._own: Hello | None = None
         self._sequence = 0
+        self._overdrawn = False
+        """Whether calls use the room that is theirs alone."""
         self._transport: asyncio.Transport | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._receiver = Receiver(
@@ -212,25 +214,33 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def send(self, frame: bytes) -> bool:
+    def send(self, frame: bytes, calls: bool = False) -> bool:
         """Seal and write a frame of messages. False: no room, and nothing was written. On the path of a put."""
         transport = self._transport
         if self.stage is not Stage.STANDING or transport is None or transport.is_closing():
             return False
         size = len(frame)
         if size > FRAME_BYTES_MAX:
-            raise InvariantViolation(
-                f"a frame of {size} bytes: every other node would drop the link for it"
-            )
+            raise InvariantViolation(f"a frame of {size} bytes, which would cost the link")
         queued = transport.get_write_buffer_size()
         if queued and size > self._host.options.queue_bytes_max - queued:
-            options = self._host.options
-            if size > options.small_frame_bytes:
+            if not self._fits_beyond(size, queued, calls):
                 return False
-            if size > options.queue_bytes_max + options.queue_reserve_bytes - queued:
-                return False
+        else:
+            self._overdrawn = False
         self.write(frame)
         return True
+
+    def _fits_beyond(self, size: int, queued: int, calls: bool) -> bool:
+        """May a frame leave though the queue is full? Calls have room of their own, and small frames some behind it."""
+        options = self._host.options
+        room = options.queue_bytes_max - queued
+        if calls and size <= room + options.queue_calls_bytes:
+            self._overdrawn = True
+            return True
+        if self._overdrawn:
+            room += options.queue_calls_bytes
+        return size <= options.small_frame_bytes and size <= room + options.queue_reserve_bytes
 
     def write(self, frame: bytes) -> None:
         """Seal and write a frame of any kind, whatever waits already."""

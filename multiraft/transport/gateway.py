@@ -1,8 +1,9 @@
 """The client port of a node: programs that use the cluster from outside, each on one connection with many calls on its way.
 
 Calls are handed to whoever ``opened`` put on the connection, in the order of their numbers; answers leave as they come. What
-is bounded: connections, strangers, the size of a frame, calls and bytes on their way per connection (beyond, reading stops),
-answers that the other side does not read (beyond, the connection ends). Listening where other machines can reach us needs
+is bounded: connections, strangers, the size of a frame and the time that it may take to come, calls and bytes on their way per
+connection (beyond, reading stops), answers that the other side does not read (beyond, the connection ends), and both of all
+connections together (``ledger``). Listening where other machines can reach us needs
 TLS, or ``insecure``: whoever gets in can read and change everything.
 
 Never done here: knowing what a call means. A connection that breaks the rules ends; nothing else notices.
@@ -32,8 +33,10 @@ from multiraft.transport.calls import (
 )
 from multiraft.transport.conversation import Conversation
 from multiraft.transport.hello import Farewell
+from multiraft.transport.ledger import Ledger
 from multiraft.transport.options import TransportOptions
 from multiraft.transport.server import Listener
+from multiraft.transport.sparing import Sparing
 from multiraft.transport.tasks import Tasks
 from multiraft.transport.tls import server_context
 
@@ -55,6 +58,10 @@ class GatewayConnection(Conversation):
         """Number -> bytes of each call that has not been answered."""
         self._calls_bytes = 0
         self._leaving = False
+        self._frames = 0
+        """Frames that have come whole."""
+        self._begun = (0, 0.0)
+        """After so many frames the next one was seen to have begun, and when."""
 
     @property
     def calls_count(self) -> int:
@@ -65,11 +72,25 @@ class GatewayConnection(Conversation):
         return (
             self._leaving
             or not self.writable
+            or self._gateway.ledger.full
             or len(self._calls) >= options.calls_max
             or self._calls_bytes >= options.calls_bytes_max
         )
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._account()
+
+    def _go_on(self) -> None:
+        super()._go_on()
+        self._account()
+
+    def _account(self) -> None:
+        if self.stood and not self.over:
+            self._gateway.ledger.calls(self, self._calls_bytes + len(self._reader))
+
     def _on_frame(self, items: list[Any], size: int) -> None:
+        self._frames += 1
         if items[0] == Word.HELLO and not self.stood:
             self._gateway.greeted(self, decode_hello(items))
         elif items[0] == Word.CALL:
@@ -100,16 +121,41 @@ class GatewayConnection(Conversation):
         if size is None or self.over:
             return
         self._calls_bytes -= size
-        transport = self._transport
-        if transport is not None:
-            waiting = transport.get_write_buffer_size()
-            if waiting > self.options.answers_bytes_max:
-                self.end(Overloaded(f"the client left {waiting} bytes of answers unread"))
-                return
+        waiting = self.unread_bytes()
+        if waiting > self.options.answers_bytes_max:
+            self.end(Overloaded(f"the client left {waiting} bytes of answers unread"))
+            return
         self.write(frame)
+        self._gateway.ledger.answers(self, self.unread_bytes())
         if self._leaving and not self._calls:
             self._gateway.check_idle()
         self._go_on()
+
+    def unread_bytes(self) -> int:
+        """What it was sent and has not read."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def shed(self, reason: str) -> None:
+        """End it: it is the one that has to go."""
+        self.end(Overloaded(reason))
+
+    def hold(self) -> None:
+        """Read nothing more, if something says so."""
+        if not self.over:
+            self._hold()
+
+    def go_on(self) -> None:
+        """Read again, if nothing else says otherwise."""
+        self._go_on()
+
+    def sweep(self, now: float, patience_s: float) -> None:
+        """Now and then: end it where it has begun a frame and does not finish it. Time in which it is not read does not count."""
+        frames, since = self._begun
+        if not len(self._reader) or self._held_back or frames != self._frames:
+            self._begun = self._frames, now
+        elif now - since >= patience_s:
+            error = PeerProtocolError(f"a frame was begun and not finished for {patience_s} s")
+            self.leave(Farewell.PROTOCOL, str(error), error)
 
     def dismiss(self, reason: str) -> None:
         """Take no more calls and tell the client which was the last; those that were taken are still answered."""
@@ -120,6 +166,7 @@ class GatewayConnection(Conversation):
 
     def _ended(self, error: Exception | None) -> None:
         self._calls.clear()
+        self._gateway.ledger.forget(self)
         self._gateway.ended(self, error)
         if self.on_gone is not None:
             self.on_gone()
@@ -143,6 +190,14 @@ class Gateway:
         self._opened = opened
         self._tasks = Tasks()
         self._closing = False
+        self._complaints = Sparing(logger)
+        self._sweeping: asyncio.TimerHandle | None = None
+        loop = asyncio.get_running_loop()
+        self.ledger = Ledger(
+            self.options.clients_bytes_max,
+            self._hold_all,
+            lambda: loop.call_soon(self._let_go_on),  # not from inside whoever freed some
+        )
         self.address = ""
         self._idle = asyncio.Event()
         self._listener = Listener(
@@ -185,13 +240,37 @@ class Gateway:
         )
         connection.stand()
         self._opened(connection)
+        if self._sweeping is None:
+            self._sweep()
 
     def ended(self, connection: GatewayConnection, error: Exception | None) -> None:
         self.connections.discard(connection)
         if error is not None and not isinstance(error, OSError | Closed):
-            level = logging.WARNING if connection.stood else logging.DEBUG  # strangers fill no logs
-            logger.log(level, "a client's connection ended: %s", error)
+            if connection.stood:
+                self._complaints.log(logging.WARNING, "a client's connection ended: %s", error)
+            else:
+                logger.debug("a stranger's connection ended: %s", error)
         self.check_idle()
+
+    def _hold_all(self) -> None:
+        for connection in tuple(self.connections):
+            connection.hold()
+
+    def _let_go_on(self) -> None:
+        for connection in tuple(self.connections):
+            if self.ledger.full:
+                return
+            connection.go_on()
+
+    def _sweep(self) -> None:
+        """Look for connections that hold what they do not use, while there are any."""
+        loop, patience_s = asyncio.get_running_loop(), self.options.client_stall_s
+        self._sweeping = None
+        self.ledger.sweep(loop.time(), patience_s)
+        for connection in tuple(self.connections):
+            connection.sweep(loop.time(), patience_s)
+        if self.connections:
+            self._sweeping = loop.call_later(patience_s / 4, self._sweep)
 
     def check_idle(self) -> None:
         if not any(connection.calls_count for connection in self.connections):
@@ -222,5 +301,7 @@ class Gateway:
         for connection in ending:
             connection.leave(Farewell.CLOSING, "the node closes", Closed("the node was closed"))
         await self._tasks.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for connection in ending:  # each ends by itself: after its last words, or a moment
             await connection.closed.wait()

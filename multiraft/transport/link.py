@@ -32,6 +32,7 @@ from multiraft.interfaces import TransportEvents
 from multiraft.transport.connection import Connection, Host, Stage
 from multiraft.transport.hello import CrossedDial, Farewell, Purpose, StaleConnection
 from multiraft.transport.options import TransportOptions
+from multiraft.transport.sparing import Sparing
 from multiraft.transport.tls import node_name
 
 logger = logging.getLogger("multiraft.transport")
@@ -88,6 +89,7 @@ class Links:
         self._options = options
         self._random = generator
         self._links: dict[NodeId, Link] = {}
+        self._complaints = Sparing(logger)  # who dials us may claim any name, and say anything
 
     def standing(self, node: NodeId) -> Connection | None:
         """The connection that frames for ``node`` go to. On the path of a put."""
@@ -186,7 +188,9 @@ class Links:
             return
         link = self._links.get(node)
         if link is None or link.refusal != str(error):
-            logger.warning("no link with node %s: %s", node, error, extra={"node": node})
+            self._complaints.log(
+                logging.WARNING, "no link with node %s: %s", node, error, extra={"node": node}
+            )
         if link is not None:
             link.refusal = str(error)
         self._events.link_refused(node, error)

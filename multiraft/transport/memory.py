@@ -39,9 +39,11 @@ class MemoryNetwork:
         loop: asyncio.AbstractEventLoop | None = None,
         *,
         queue_bytes_max: int = _QUEUE_BYTES_MAX,
+        queue_calls_bytes: int = _QUEUE_BYTES_MAX,
     ):
         self._loop = loop
         self._queue_bytes_max = queue_bytes_max
+        self._queue_calls_bytes = queue_calls_bytes
         self._transports: dict[NodeId, MemoryTransport] = {}
         self._queues: dict[tuple[NodeId, NodeId], deque[bytes]] = {}
         self._cut: set[tuple[NodeId, NodeId]] = set()  # ordered pairs; asked for membership only
@@ -151,9 +153,13 @@ class MemoryNetwork:
             self._queue(source, target).append(frame)
             self._schedule()
 
-    def has_room(self, source: NodeId, target: NodeId, size: int) -> bool:
+    def has_room(self, source: NodeId, target: NodeId, size: int, calls: bool) -> bool:
         queue = self._queue(source, target)
-        return not queue or sum(map(len, queue)) + size <= self._queue_bytes_max
+        most = self._queue_bytes_max + (self._queue_calls_bytes if calls else 0)
+        return not queue or sum(map(len, queue)) + size <= most
+
+    def room(self, source: NodeId, target: NodeId) -> int:
+        return (self._queue_bytes_max + 1) // 2 - sum(map(len, self._queue(source, target)))
 
     def part(self, one: NodeId, other: NodeId) -> None:
         """One of the two wants the link no more; it may be made again at once."""
@@ -250,11 +256,11 @@ class MemoryTransport:
         """Whoever knows a node's name reaches it: there is nothing to bind."""
         return address
 
-    def send(self, node: NodeId, frame: bytes) -> bool:
+    def send(self, node: NodeId, frame: bytes, calls: bool = False) -> bool:
         end = self._ends.get(node)
         if end is None or not end.standing:
             return False
-        if not self._network.has_room(self.node, node, len(frame)):
+        if not self._network.has_room(self.node, node, len(frame), calls):
             return False
         self._network.post(self.node, node, end.seal(frame))
         return True
@@ -265,6 +271,9 @@ class MemoryTransport:
 
     def queued_bytes(self, node: NodeId) -> int:
         return sum(map(len, self._network.waiting(self.node, node)))
+
+    def room(self, node: NodeId) -> int:
+        return self._network.room(self.node, node)
 
     def set_address(self, node: NodeId, address: str) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from multiraft.config import Config
 from multiraft.errors import ConfigError
 
 
@@ -23,6 +24,8 @@ class TransportOptions:
     With TLS, up to as much again may be on its way through the encryption."""
     queue_reserve_bytes: int = 256 * 1024
     """What small frames (votes, heartbeats, acknowledgements) may use beyond it, so that bulky ones cannot starve them."""
+    queue_calls_bytes: int = 32 * 1024 * 1024
+    """What frames that carry forwarded calls and their answers may use beyond it: one that finds no room costs the link."""
     small_frame_bytes: int = 4096
     """Frames up to this size are small."""
 
@@ -54,6 +57,22 @@ class TransportOptions:
     """Calls of one client that are not answered yet; beyond either, nothing more is read from it."""
     answers_bytes_max: int = 256 * 1024 * 1024
     """Answers that a client has not read; beyond, its connection ends."""
+    clients_bytes_max: int = 512 * 1024 * 1024
+    """Calls of all clients together, half-sent ones included, beyond which nothing is read from any; and their unread answers,
+    beyond which the client that left most unread goes."""
+    client_stall_s: float = 60.0
+    """A client that has begun a frame and not finished it for this long goes; while all calls together are at their bound for so
+    long, the one whose calls take most."""
+
+    @classmethod
+    def of(cls, config: Config) -> TransportOptions:
+        """Those of a node."""
+        return cls(
+            queue_bytes_max=config.link_queue_bytes_max,
+            clients_max=config.clients_max,
+            clients_bytes_max=config.clients_bytes_max,
+            client_stall_s=config.client_stall_s,
+        )
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -21,6 +21,7 @@ from multiraft.errors import ConfigError, PeerProtocolError
 from multiraft.transport.address import format_address, is_loopback, parse_address, resolve
 from multiraft.transport.connection import Connection
 from multiraft.transport.options import TransportOptions
+from multiraft.transport.sparing import Sparing
 from multiraft.transport.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Listener:
         self._insecure = insecure
         self._sockets: list[socket.socket] = []
         self._pauses: list[asyncio.TimerHandle] = []
+        self._complaints = Sparing(logger)
         self._strangers: dict[asyncio.Task[None], None] = {}  # in the order of their coming
         self._unclaimed: dict[
             asyncio.Task[None], socket.socket
@@ -104,7 +106,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                logger.error("no connection can be accepted: %s", error)
+                self._complaints.log(logging.ERROR, "no connection can be accepted: %s", error)
                 loop.remove_reader(listening)
                 self._pauses = [pause for pause in self._pauses if pause.when() > loop.time()]
                 self._pauses.append(loop.call_later(_PAUSE_S, self._accept_from, listening))

@@ -87,13 +87,17 @@ class LoopTransport:
 
     # -- frames --------------------------------------------------------------------------------------------------------
 
-    def send(self, node: NodeId, frame: bytes) -> bool:
+    def send(self, node: NodeId, frame: bytes, calls: bool = False) -> bool:
         """See ``interfaces.Transport.send``. On the path of a put."""
         connection = self._links.standing(node)
-        return connection is not None and connection.send(frame)
+        return connection is not None and connection.send(frame, calls)
 
     def connected(self, node: NodeId) -> bool:
         return self._links.standing(node) is not None
+
+    def room(self, node: NodeId) -> int:
+        """See ``interfaces.Transport.room``."""
+        return (self._options.queue_bytes_max + 1) // 2 - self.queued_bytes(node)
 
     def queued_bytes(self, node: NodeId) -> int:
         """What waits to be written to a node: for status pages and for tests."""

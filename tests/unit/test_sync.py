@@ -28,6 +28,7 @@ from multiraft.errors import (
     InvalidCommand,
     InvariantViolation,
     OutcomeUnknown,
+    Overloaded,
     PreconditionFailed,
     Rejected,
     SyncFailed,
@@ -36,6 +37,7 @@ from multiraft.errors import (
 from multiraft.interfaces import TransportEvents
 from multiraft.log.store import LmdbLogStore
 from multiraft.node.turn import TurnEvents
+from multiraft.worker import LoopThread
 from tests.unit.node.machines import Counter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -297,6 +299,62 @@ def test_a_scan_reads_as_it_is_advanced_and_may_be_left(tmp_path: Path) -> None:
         next(store.scan())
     with pytest.raises(Closed):
         store.get(b"000000")
+
+
+@pytest.mark.parametrize("pages", [0, 2])
+def test_what_a_scan_has_read_is_given_out_before_its_error(tmp_path: Path, pages: int) -> None:
+    """Pages are smaller than what crosses at once: those that came before the one that failed are not lost with it."""
+    with sync.Node(Config(data_dir=str(tmp_path), cold_reads="loop")) as node:
+        node.store.put_many((b"%04d" % n, bytes(100)) for n in range(2000))
+        assert sum(1 for _ in node.store.scan()) == 2000, (
+            "memory brings them into order for the first"
+        )
+        machine = node._node.machine
+        whole, seen = machine.scan_page, 0
+
+        def failing(
+            group: int, start: bytes, end: bytes, keys: int, size: int, *given: Any, **more: Any
+        ) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen > pages:
+                raise Overloaded("as asked")
+            return whole(group, start, end, 100, size, *given, **more)
+
+        machine.scan_page = failing  # type: ignore[method-assign, assignment]
+        found: list[bytes] = []
+        with pytest.raises(Overloaded, match="as asked"):
+            for key, _ in node.store.scan():
+                found.append(key)
+        assert found == [b"%04d" % n for n in range(100 * pages)]
+        del machine.scan_page  # type: ignore[method-assign]
+        assert sum(1 for _ in node.store.scan()) == 2000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["the loop ends", "the work is cancelled"])
+def test_p93_work_that_was_begun_and_not_heard_of_is_unknown_and_not_closed(how: str) -> None:
+    """``Closed`` promises that nothing happened; of a write that was on its way nobody can say that."""
+
+    async def work() -> None:
+        begun.set()
+        if how == "the work is cancelled":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        await asyncio.Event().wait()
+
+    begun = threading.Event()
+    thread = LoopThread("test", asyncio.new_event_loop())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(thread.wait, work)
+        begun.wait()
+        if how == "the loop ends":
+            thread.close()
+        assert isinstance(waiting.exception(), OutcomeUnknown)
+        thread.close()
+    with pytest.raises(Closed):
+        thread.wait(work)
 
 
 def test_a_scan_that_is_left_ends_on_the_loop_too(tmp_path: Path) -> None:

@@ -196,6 +196,21 @@ def test_p98_a_full_queue_refuses() -> None:
     assert len(two.frames) == 10
 
 
+def test_a_full_queue_in_memory_has_room_for_calls_and_knows_its_half() -> None:
+    network, (_, two), (t1, _) = join(queue_bytes_max=10_000, queue_calls_bytes=5_000)
+    assert t1.room(N2) == 5_000
+    while t1.send(N2, make_frame(bytes(900))):
+        pass
+    assert t1.room(N2) == 5_000 - sum(map(len, network.waiting(N1, N2))) < -4_000
+    taken = 0
+    while t1.send(N2, make_frame(bytes(900)), calls=True):
+        taken += 1
+    assert taken == 5
+    assert not t1.send(N2, make_frame(bytes(900)))
+    t1.drop(N2)
+    assert two.downs == [(1, None)] and not network.waiting(N1, N2)
+
+
 def test_with_a_loop_frames_move_by_themselves() -> None:
     async def main() -> None:
         network = MemoryNetwork(asyncio.get_running_loop())

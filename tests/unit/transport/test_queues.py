@@ -65,6 +65,46 @@ def test_p98_a_full_queue_says_false_and_writes_nothing_partial(arun: Arun) -> N
     arun(main())
 
 
+def test_calls_have_room_of_their_own_and_the_half_of_a_queue_is_known(arun: Arun) -> None:
+    """Past the queue there is room for frames that somebody waits for; small ones have their reserve behind even those."""
+
+    async def main() -> None:
+        options = replace(
+            FAST,
+            queue_bytes_max=1_000_000,
+            queue_reserve_bytes=50_000,
+            queue_calls_bytes=300_000,
+        )
+        async with cluster(options) as nodes:
+            one, two = Recorder(1), Recorder(2)
+            await nodes.add(one)
+            await nodes.add(two)
+            relay = Relay(nodes.addresses[2])
+            sender, node = nodes.transports[1], NodeId(2)
+            assert sender.room(node) == 500_000
+            sender.set_address(node, await relay.open())
+            await one.until_up(2)
+            relay.running.clear()
+            assert sender.room(node) == 500_000
+            while sender.room(node) > 0:
+                assert sender.send(node, make_frame(bytes(100_000)))
+                await asyncio.sleep(0)
+            while sender.send(node, make_frame(bytes(10_000))):
+                assert sender.room(node) == 500_000 - sender.queued_bytes(node)
+            while sender.send(node, make_frame(bytes(10_000)), calls=True):
+                pass
+            assert 1_289_000 < sender.queued_bytes(node) <= 1_300_000
+            assert not sender.send(node, make_frame(bytes(10_000)))
+            while sender.send(node, make_frame(b"vote")):
+                pass
+            assert 1_349_000 < sender.queued_bytes(node) <= 1_350_000
+            relay.running.set()
+            await poll(lambda: sender.room(node) == 500_000, "an empty queue")
+            await relay.close()
+
+    arun(main())
+
+
 def test_a_frame_larger_than_the_queue_is_taken_when_nothing_waits(
     arun: Arun,
 ) -> None:
