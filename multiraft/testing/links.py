@@ -54,17 +54,24 @@ class SimulatedTransport:
         """Whoever knows a node's name reaches it: there is nothing to bind."""
         return address
 
-    def send(self, node: NodeId, frame: bytes) -> bool:
+    def send(self, node: NodeId, frame: bytes, calls: bool = False) -> bool:
         link = self.links.get(node)
         if link is None:
             return False
-        return self._network.post(self.node, node, link, link.ends[self.node].seal(frame))
+        if not self._network.has_room(self.node, node, len(frame), calls):
+            return False
+        self._network.post(self.node, node, link, link.ends[self.node].seal(frame))
+        return True
 
     def connected(self, node: NodeId) -> bool:
         return node in self.links
 
     def queued_bytes(self, node: NodeId) -> int:
         return self._network.route(self.node, node).queued_bytes
+
+    def room(self, node: NodeId) -> int:
+        queued = self._network.route(self.node, node).queued_bytes
+        return self._network.queue_bytes_max // 2 - queued
 
     def set_address(self, node: NodeId, address: str) -> None:
         if self.closed:

@@ -15,6 +15,7 @@ import asyncio
 from asyncio import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -84,6 +85,8 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.killed = False
         self.held: deque[Due] = deque()
         self.troubles: list[Trouble] = []
+        self.takes: Callable[[BaseException], bool] = lambda error: self.killed
+        """Is an error that nobody took none of the process's own? Asked of each, before it becomes a trouble."""
         self._rate = 1.0
         self._offset_ns = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -110,6 +113,15 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.held.clear()
         for task in self._tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def discard(self) -> None:
+        """The simulation is over: let the coroutines of a dead process end, with nobody there to hear of it."""
+        self.kill_process()
+        while self._tasks:  # one that ends may begin another
+            coroutine = self._tasks.pop().get_coro()
+            if coroutine is not None:
+                with suppress(BaseException):
+                    coroutine.close()
 
     def tick_at(self, rate: float) -> None:
         """Let its clock go faster or slower from here on. Timers that are set already keep their true time."""
@@ -198,6 +210,8 @@ class ProcessLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if error is not None and self.takes(error):
+            return
         self.troubles.append(Trouble(f"{self.name}: {context.get('message')}", error))
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:

@@ -76,6 +76,7 @@ class SimulatedNetwork:
         self._trace = trace
         self._transports: dict[NodeId, SimulatedTransport] = {}
         self._routes: dict[tuple[NodeId, NodeId], Route] = {}
+        self.queue_bytes_max = QUEUE_BYTES_MAX
         self.frames = 0
         self.frames_lost = 0
 
@@ -85,6 +86,10 @@ class SimulatedNetwork:
         if found is None:
             found = self._routes[source, target] = Route()
         return found
+
+    def routes(self) -> list[Route]:
+        """Every way that was ever used."""
+        return list(self._routes.values())
 
     def transport(
         self,
@@ -192,17 +197,20 @@ class SimulatedNetwork:
         wait_ns = max(0, route.clogged_until_ns - self.schedule.now_ns)
         return wait_ns + route.latency_ns + int(route.jitter_ns * self._generator.random())
 
-    def post(self, source: NodeId, target: NodeId, link: Link, frame: bytes) -> bool:
-        """Put a sealed frame on its way. False: the queue is full."""
+    def has_room(self, source: NodeId, target: NodeId, size: int, calls: bool) -> bool:
+        """May a frame be queued? One that carries calls has room of its own besides."""
+        queued = self.route(source, target).queued_bytes
+        return not queued or queued + size <= self.queue_bytes_max * (2 if calls else 1)
+
+    def post(self, source: NodeId, target: NodeId, link: Link, frame: bytes) -> None:
+        """Put a sealed frame on its way."""
         route = self.route(source, target)
         size = len(frame)
-        if route.queued_bytes and route.queued_bytes + size > QUEUE_BYTES_MAX:
-            return False
         self.frames += 1
         generator = self._generator
         if route.cut or link.broken or (route.loss and generator.random() < route.loss):
             self.frames_lost += 1
-            return True
+            return
         at_ns = self.schedule.now_ns + self.latency_ns(route)
         if route.damage and generator.random() < route.damage:
             bit = generator.randrange(size * 8)
@@ -216,7 +224,6 @@ class SimulatedNetwork:
         if route.duplication and generator.random() < route.duplication:
             later_ns = at_ns + self.latency_ns(route)
             self.schedule.at(later_ns, partial(self._arrive, route, source, target, link, frame, 0))
-        return True
 
     def _arrive(
         self, route: Route, source: NodeId, target: NodeId, link: Link, frame: bytes, size: int

@@ -39,6 +39,8 @@ class Schedule:
         self.now_ns = 0
         self.events = 0
         """How many things have happened."""
+        self.halted = False
+        """Nothing happens any more."""
         self._heap: list[tuple[int, int, Due]] = []
         self._ready: deque[Due] = deque()
         self._asked = 0
@@ -61,7 +63,7 @@ class Schedule:
         return self.at(self.now_ns + delay_ns, action)
 
     def run(self, until_ns: int, stop: Callable[[], Any] | None = None) -> bool:
-        """Let things happen up to and at ``until_ns``; true when ``stop``, asked after each, said so."""
+        """Let things happen up to and at ``until_ns``; true when ``stop``, asked after each, or ``halted`` said so."""
         ready, heap = self._ready, self._heap
         while True:
             while ready:
@@ -69,7 +71,7 @@ class Schedule:
                 if action is not None:
                     self.events += 1
                     action()
-                    if stop is not None and stop():
+                    if self.halted or (stop is not None and stop()):
                         return True
             if not heap or heap[0][0] > until_ns:
                 self.now_ns = max(self.now_ns, until_ns)

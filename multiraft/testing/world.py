@@ -12,11 +12,15 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multiraft.config import Config
 from multiraft.errors import Closed
 from multiraft.interfaces import Clock, Disk, TransportEvents
+from multiraft.testing.disk import SimulatedDisk
+from multiraft.testing.faults import Job, PowerCut
 from multiraft.testing.links import SimulatedTransport
 from multiraft.testing.loop import ProcessLoop
 from multiraft.testing.network import SimulatedNetwork
@@ -41,13 +45,16 @@ class SimulatedClock:
 
 
 class SimulatedWorker:
-    """See ``interfaces.Jobs``. Jobs run in order, one at a time; ``cost_ns`` says how long the last one took."""
+    """See ``interfaces.Jobs``. Jobs run in order, one at a time; each takes as long as the disk says."""
 
-    def __init__(self, loop: ProcessLoop, cost_ns: Callable[[], int | None]) -> None:
+    def __init__(
+        self, loop: ProcessLoop, disk: SimulatedDisk, power_cut: Callable[[], None]
+    ) -> None:
         self._loop = loop
-        self._cost_ns = cost_ns
+        self._disk = disk
+        self._power_cut = power_cut
         self._jobs: deque[tuple[Callable[[], Any], Done]] = deque()
-        self._running: tuple[Done, Any, BaseException | None] | None = None
+        self._running: Running | None = None
         self._closed = False
 
     def submit(
@@ -60,42 +67,53 @@ class SimulatedWorker:
             self._loop.call_soon(self._take)
 
     def _take(self) -> None:
-        if self._running is not None or not self._jobs:
-            return
-        self._running = self._run(*self._jobs.popleft())
-        cost_ns = self._cost_ns()
-        if cost_ns is not None:  # else it hangs, until ``wake``
-            self._loop.call_later_ns(JOB_NS + cost_ns, self._report)
+        if self._running is None and self._jobs:
+            running = self._running = self._run(*self._jobs.popleft())
+            self._loop.call_later_ns(JOB_NS + running.job.cost_ns, self._report, running)
 
-    def wake(self) -> None:
-        """A disk that hung goes on: what hangs is done now."""
-        if self._running is not None:
-            self._loop.call_soon(self._report)
+    def _run(self, work: Callable[[], Any], done: Done) -> Running:
+        result, error = None, None
+        inside = self._disk.recording  # a job that joins another worker does that one's jobs
+        with nullcontext(Job()) if inside else self._disk.job() as job:
+            try:
+                result = work()
+            except PowerCut:
+                self._power_cut()
+            except Exception as caught:
+                error = caught  # handed on to the loop, as a worker does
+        return Running(job, done, result, error)
 
-    @staticmethod
-    def _run(job: Callable[[], Any], done: Done) -> tuple[Done, Any, BaseException | None]:
-        try:
-            return done, job(), None
-        except Exception as error:
-            return done, None, error  # handed on to the loop, as a worker does
-
-    def _report(self) -> None:
-        if self._running is None:
-            return  # closed meanwhile
-        (done, result, error), self._running = self._running, None
-        try:
-            done(result, error)
-        finally:
-            self._take()
+    def _report(self, running: Running) -> None:
+        if running is self._running:  # else it was closed meanwhile
+            self._running = None
+            running.job.settle()
+            try:
+                running.done(running.result, running.error)
+            finally:
+                self._take()
 
     def close(self) -> None:
         """Do all that was submitted at once, as joining a thread would; their news come with the loop's next round."""
         self._closed = True
-        if self._running is not None:
-            ended, self._running = self._running, None
-            self._loop.call_soon(*ended)
+        running, self._running = self._running, None
+        if running is not None:
+            self._end(running)
         while self._jobs:
-            self._loop.call_soon(*self._run(*self._jobs.popleft()))
+            self._end(self._run(*self._jobs.popleft()))
+
+    def _end(self, running: Running) -> None:
+        running.job.settle()
+        self._loop.call_soon(running.done, running.result, running.error)
+
+
+@dataclass(slots=True)
+class Running:
+    """A job that has run, and whose news is on its way."""
+
+    job: Job
+    done: Done
+    result: Any
+    error: BaseException | None
 
 
 class SimulatedWorld:
@@ -106,16 +124,16 @@ class SimulatedWorld:
         loop: ProcessLoop,
         network: SimulatedNetwork,
         generator: random.Random,
-        disk: Disk,
-        cost_ns: Callable[[], int | None] = lambda: 0,
+        disk: SimulatedDisk,
+        power_cut: Callable[[], None],
     ) -> None:
         self.loop = loop
-        self.disk = disk
+        self.disk: Disk = disk
+        self._disk = disk
+        self._power_cut = power_cut
         self.clock: Clock = SimulatedClock(loop)
-        self.workers: list[SimulatedWorker] = []
         self._network = network
         self._generator = generator
-        self._cost_ns = cost_ns
         self.links: SimulatedTransport | None = None
 
     def identity(self) -> int:
@@ -125,9 +143,7 @@ class SimulatedWorld:
         return self._generator.getrandbits(48)
 
     def worker(self, name: str, patience_s: float | None = None) -> SimulatedWorker:
-        made = SimulatedWorker(self.loop, self._cost_ns)
-        self.workers.append(made)
-        return made
+        return SimulatedWorker(self.loop, self._disk, self._power_cut)
 
     async def aside(self, job: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         finished: asyncio.Future[T] = self.loop.create_future()
