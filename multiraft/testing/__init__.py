@@ -1,1 +1,45 @@
-"""Shipped for tests, ours and those of users: simulated clock, network and disk, and checkers. Nothing else imports it."""
+"""Shipped for tests, ours and those of users: histories and the judge of them. Nothing else imports it.
+
+The map of the package:
+
+- ``history``: operations, histories, JSON lines; ``recorder``: takes down what a workload does;
+- ``models``: what a correct register, key-value store, counter or list does, and how to write your own;
+- ``linearizability``: the judge. Below it ``problem`` (a part of a history in numbers), ``search`` (is there an order?),
+  ``smallest`` (a failing part made small) and ``explain`` (why nothing fits, in a sentence);
+- ``picture``: a failing part as a page to look at;
+- ``__main__``: ``python -m multiraft.testing check HISTORY.jsonl --model register``.
+
+``docs/testing.md`` has an example.
+"""
+
+from __future__ import annotations
+
+from multiraft.testing.history import FAIL as FAIL
+from multiraft.testing.history import INFO as INFO
+from multiraft.testing.history import OK as OK
+from multiraft.testing.history import UNKNOWN as UNKNOWN
+from multiraft.testing.history import BadField as BadField
+from multiraft.testing.history import History as History
+from multiraft.testing.history import HistoryError as HistoryError
+from multiraft.testing.history import NoInvocation as NoInvocation
+from multiraft.testing.history import NotJson as NotJson
+from multiraft.testing.history import Operation as Operation
+from multiraft.testing.history import StillOpen as StillOpen
+from multiraft.testing.history import TimeWentBack as TimeWentBack
+from multiraft.testing.history import UnknownType as UnknownType
+from multiraft.testing.linearizability import FailingPart as FailingPart
+from multiraft.testing.linearizability import Limits as Limits
+from multiraft.testing.linearizability import Placed as Placed
+from multiraft.testing.linearizability import Statistics as Statistics
+from multiraft.testing.linearizability import Verdict as Verdict
+from multiraft.testing.linearizability import check as check
+from multiraft.testing.models import MODELS as MODELS
+from multiraft.testing.models import BadOperation as BadOperation
+from multiraft.testing.models import BaseModel as BaseModel
+from multiraft.testing.models import Counter as Counter
+from multiraft.testing.models import KeyValue as KeyValue
+from multiraft.testing.models import ListAppend as ListAppend
+from multiraft.testing.models import Model as Model
+from multiraft.testing.models import Register as Register
+from multiraft.testing.recorder import Call as Call
+from multiraft.testing.recorder import Recorder as Recorder
