@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
