@@ -60,6 +60,8 @@ class SimulatedDisk(Platter):
                 raise failure(errno.ENOENT, str(path))
             return Handle(self, str(path), inode, how)
         self.troubles.step(NAME, str(path))
+        if inode is not None and inode.links > 1:
+            raise AssertionError(f"{path} has another name, and to empty both is not simulated")
         made = PlainFile()
         self._change([(directory, path.name, made)])
         self._unnamed(inode)
@@ -134,9 +136,9 @@ class SimulatedDisk(Platter):
 
     def remove(self, path: Path) -> None:
         self._require_power()
-        directory = self._directory(path.parent)
-        inode = directory.entries.get(path.name)
-        if inode is not None:
+        directory = self._directories.get(str(path.parent))
+        inode = directory.entries.get(path.name) if directory is not None else None
+        if directory is not None and inode is not None:
             self.troubles.step(NAME, str(path))
             self._change([(directory, path.name, None)])
             self._unnamed(inode)

@@ -51,6 +51,8 @@ class PlainFile:
 
     def write(self, offset: int, data: bytes) -> None:
         end = offset + len(data)
+        if not data:
+            return
         for sector in range(offset // SECTOR_BYTES, -(-min(end, self.synced_size) // SECTOR_BYTES)):
             at = sector * SECTOR_BYTES
             self.before.setdefault(sector, bytes(self.data[at : at + SECTOR_BYTES]))
@@ -204,14 +206,16 @@ class Handle:
         return self._opened().size
 
     def allocate(self, size: int) -> None:
+        if size <= self.size():
+            return
         inode = self._opened(writes=True)
         missing = blocks_of(size) - inode.blocks
         if missing > 0 and not self._disk.take_room(missing):
             raise failure(errno.ENOSPC, self._path)
         self._disk.troubles.step(WRITE, self._path)
         if isinstance(inode, DataFile):
-            inode.size = max(inode.size, size)
-        elif size > inode.size:
+            inode.size = size
+        else:
             inode.write(inode.size, bytes(size - inode.size))
 
     def allocated_bytes(self) -> int:

@@ -225,7 +225,10 @@ def test_p21_a_state_that_was_taken_over_is_found_after_any_cut() -> None:
     assert at_every_cut(prepare, act, check, seeds=32) >= 5
 
 
-def test_p21_a_file_that_arrived_is_there_and_nothing_unfinished_is_taken_for_one() -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_p21_a_file_that_arrived_is_there_and_nothing_unfinished_is_taken_for_one(
+    moved: bool,
+) -> None:
     def prepare(disk: SimulatedDisk) -> Path:
         disk.make_directory(Path("/node/snapshots"))
         disk.write(Path("/node/sent"), BODY)
@@ -243,11 +246,14 @@ def test_p21_a_file_that_arrived_is_there_and_nothing_unfinished_is_taken_for_on
         while offset < outgoing.size:
             data, crc = outgoing.read(offset, min(4000, outgoing.size - offset))
             offset = incoming.write(offset, data, crc)
-        _move(disk, Path(incoming.finish()), Path("/node/snapshots/in"))
+        whole = Path(incoming.finish())
+        if moved:
+            _move(disk, whole, Path("/node/snapshots/in"))
 
     def check(disk: SimulatedDisk, at: Path, finished: bool) -> None:
         if finished:
-            assert disk.read(Path("/node/snapshots/in")) == BODY
+            (name,) = disk.names(Path("/node/snapshots") if moved else at)
+            assert disk.read((Path("/node/snapshots") if moved else at) / name) == BODY
         clear_directory(disk, str(at))
         for name in disk.names(at):
             assert name.endswith(".file")
