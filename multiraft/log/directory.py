@@ -27,6 +27,11 @@ _META_MAGIC = 0xBEEFC0DE
 _META_BYTES = 152
 
 
+def new_superblock() -> Superblock:
+    """Of a store that never was before, as of now."""
+    return Superblock(store_id=StoreId(random_id()), created_ms=time.time_ns() // 1_000_000)
+
+
 class LogDirectory:
     """Held by one process at a time, from the constructor to ``close``."""
 
@@ -56,11 +61,9 @@ class LogDirectory:
             )
         return found
 
-    def new_superblock(self) -> Superblock:
+    def claim(self, superblock: Superblock) -> None:
         """Make this the directory of a store that never was before."""
-        made = Superblock(store_id=StoreId(random_id()), created_ms=time.time_ns() // 1_000_000)
-        self.disk.write(self.path / SUPERBLOCK_FILE, made.pack())
-        return made
+        self.disk.write(self.path / SUPERBLOCK_FILE, superblock.pack())
 
     def check_data(self) -> None:
         """Raise LogCorrupt for a data file whose meta pages are no such, or that is shorter than they say."""

@@ -18,7 +18,7 @@ from multiraft.errors import FormatUnsupported, LogCorrupt, MultiRaftError, Wron
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId
 from multiraft.interfaces import Base, GroupLog, HardState, Membership, Pinned
 from multiraft.log.carrying import copy_run
-from multiraft.log.directory import LogDirectory
+from multiraft.log.directory import LogDirectory, new_superblock
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, Room, wrapped
 from multiraft.log.index import LogIndex
 from multiraft.log.lookup import group_facts, group_ids, pinned_stores, place_key, place_name
@@ -47,7 +47,11 @@ class Opened:
     room: Room
 
 
-def open_store(directory: LogDirectory, settings: LogSettings) -> Opened:
+def open_store(
+    directory: LogDirectory,
+    settings: LogSettings,
+    new_superblock: Callable[[], Superblock] = new_superblock,
+) -> Opened:
     """Open, check and take possession. Raises LogCorrupt, FormatUnsupported or WrongStore."""
     superblock = directory.superblock()
     environment = LogEnvironment(directory, settings, create=superblock is None)
@@ -55,7 +59,8 @@ def open_store(directory: LogDirectory, settings: LogSettings) -> Opened:
         boot_count = _boot_count(environment, superblock)
         if superblock is None:
             directory.disk.sync_directory(directory.path)
-            superblock = directory.new_superblock()
+            superblock = new_superblock()
+            directory.claim(superblock)
         index = load_index(environment, superblock.store_id, bodies=settings.verify == "all")
         refuse_damage(index.finish(), index.findings_count)
         groups = found_groups(environment, index, {})

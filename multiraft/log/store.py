@@ -26,13 +26,13 @@ from multiraft.histogram import Histogram
 from multiraft.ids import GroupId, NodeId, StoreId
 from multiraft.interfaces import Disk, GroupLog, Jobs, LogSpace, Pinned
 from multiraft.log.compaction import Copied, Plan, account, copy_live, make_plan
-from multiraft.log.directory import LogDirectory
+from multiraft.log.directory import LogDirectory, new_superblock
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, MapFull, Room
 from multiraft.log.index import LogIndex
 from multiraft.log.loading import found_groups, open_store, pinned_of
 from multiraft.log.lookup import log_bytes, pinning_groups
 from multiraft.log.reads import Fetched, Reads, Request
-from multiraft.log.schema import SUPERBLOCK_FILE, LogSettings
+from multiraft.log.schema import SUPERBLOCK_FILE, LogSettings, Superblock
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class Written:
 class LmdbLogStore:
     """See ``interfaces.LogStore``. Owns both workers from here on: ``close`` closes them.
 
-    ``writer`` and ``reader`` must be two, each with a thread of its own (or none at all, in tests).
+    ``writer`` and ``reader`` must be two, each with a thread of its own (or none at all, in tests). ``new_superblock`` says who a
+    new store is, so that a simulation may draw that from its seed.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class LmdbLogStore:
         reader: Jobs,
         settings: LogSettings | None = None,
         disk: Disk | None = None,
+        new_superblock: Callable[[], Superblock] = new_superblock,
     ):
         self.settings = settings if settings is not None else LogSettings()
         self.on_synced: Callable[[int], None] = _ignore
@@ -77,10 +79,9 @@ class LmdbLogStore:
         self.sync_ns = Histogram()
         self._writer = writer
         self._reader = reader
-        self._disk: Disk = disk if disk is not None else RealDisk()
-        self._directory = LogDirectory(self._disk, Path(directory))
+        self._directory = LogDirectory(disk if disk is not None else RealDisk(), Path(directory))
         try:
-            opened = open_store(self._directory, self.settings)
+            opened = open_store(self._directory, self.settings, new_superblock)
         except BaseException:
             self._directory.close()
             raise
@@ -328,7 +329,7 @@ class LmdbLogStore:
         self._reads.run(lambda: self._copy(Path(target)), lambda _, error: done(error))
 
     def _copy(self, target: Path) -> list[bytes]:
-        disk = self._disk
+        disk = self._directory.disk
         disk.make_directory(target)
         self._environment.copy(str(target))
         disk.sync_directory(target)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from multiraft.errors import StorageError, SyncFailed
+from multiraft.ids import StoreId
 from multiraft.log.inspect import verify
-from multiraft.log.schema import LogSettings
+from multiraft.log.schema import BATCHES, SUPERBLOCK_FILE, LogSettings, Superblock
 from multiraft.log.store import LmdbLogStore
 from multiraft.testing.disk import SimulatedDisk
 from multiraft.testing.faults import SYNC, PowerCut
+from multiraft.worker import InlineWorker
 from tests.unit.disks import Home, home_on
 from tests.unit.log import harness as h
 from tests.unit.log.harness import Feeder, open_inline, read_entries
@@ -203,3 +205,23 @@ def test_a_bit_that_flips_in_a_batch_is_found() -> None:
         assert home.disk.damage(home.path / "log" / "data.mdb")
         assert verify(home.path / "log", disk=home.disk) != []
         home.disk.restore(image)
+
+
+def test_the_same_seed_writes_the_same_log() -> None:
+    def log(seed: int) -> list[bytes]:
+        home = home_on("simulated", Path("/"), seed)
+        store = LmdbLogStore(
+            home.path / "log",
+            writer=InlineWorker(),
+            reader=InlineWorker(),
+            settings=DURABLE,
+            disk=home.disk,
+            new_superblock=lambda: Superblock(StoreId(seed), created_ms=5),
+        )
+        h.one_group(Feeder(store))
+        found = [bytes(batch) for _, batch in store._environment.scan(BATCHES)]
+        store.close()
+        return [*found, home.disk.read(home.path / "log" / SUPERBLOCK_FILE)]
+
+    assert log(3) == log(3)
+    assert log(3) != log(4)
