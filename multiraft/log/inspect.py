@@ -15,6 +15,7 @@ from multiraft._core import RunKind, decode_batch, decode_run
 from multiraft.disk import RealDisk
 from multiraft.errors import LogCorrupt, MultiRaftError, StorageError
 from multiraft.ids import StoreId
+from multiraft.interfaces import Disk
 from multiraft.log.carrying import copy_run
 from multiraft.log.directory import LogDirectory
 from multiraft.log.environment import LogEnvironment
@@ -81,8 +82,10 @@ class LogReport:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[LogDirectory, Superblock, LogEnvironment]]:
-    directory = LogDirectory(RealDisk(), Path(path), create=False)
+def _opened(
+    path: str | Path, disk: Disk | None
+) -> Iterator[tuple[LogDirectory, Superblock, LogEnvironment]]:
+    directory = LogDirectory(disk if disk is not None else RealDisk(), Path(path), create=False)
     try:
         superblock = directory.superblock()
         if superblock is None:
@@ -96,9 +99,9 @@ def _opened(path: str | Path) -> Iterator[tuple[LogDirectory, Superblock, LogEnv
         directory.close()
 
 
-def batches(path: str | Path) -> Iterator[BatchSummary]:
+def batches(path: str | Path, *, disk: Disk | None = None) -> Iterator[BatchSummary]:
     """Every batch: first the rewritten ones, then those that were appended."""
-    with _opened(path) as (_, superblock, environment):
+    with _opened(path, disk) as (_, superblock, environment):
         for database in (REWRITTEN, BATCHES):
             for number, view in environment.scan(database):
                 yield _batch_summary(
@@ -122,9 +125,11 @@ def _batch_summary(number: int, rewritten: bool, data: bytes, store_id: StoreId)
     )
 
 
-def runs(path: str | Path, group: int | None = None) -> Iterator[RunSummary]:
+def runs(
+    path: str | Path, group: int | None = None, *, disk: Disk | None = None
+) -> Iterator[RunSummary]:
     """Every run, in the order of the batches; of one group only where one is given."""
-    with _opened(path) as (_, _, environment):
+    with _opened(path, disk) as (_, _, environment):
         for database in (REWRITTEN, BATCHES):
             for number, view in environment.scan(database):
                 for summary in _run_summaries(number, database == REWRITTEN, bytes(view)):
@@ -166,9 +171,9 @@ def _run_summary(number: int, rewritten: bool, data: bytes) -> RunSummary:
     )
 
 
-def inspect_log(path: str | Path, *, entries: bool = True) -> LogReport:
+def inspect_log(path: str | Path, *, entries: bool = True, disk: Disk | None = None) -> LogReport:
     """Check everything; ``entries=False`` leaves the bodies of entries unread, as an open does."""
-    with _opened(path) as (directory, superblock, environment):
+    with _opened(path, disk) as (directory, superblock, environment):
         boot = environment.boot()
         index = load_index(environment, superblock.store_id, bodies=entries)
         index.finish()
@@ -189,17 +194,19 @@ def inspect_log(path: str | Path, *, entries: bool = True) -> LogReport:
         )
 
 
-def verify(path: str | Path) -> list[Finding]:
+def verify(path: str | Path, *, disk: Disk | None = None) -> list[Finding]:
     """Everything that is wrong, what cannot be opened at all included; empty where the log is sound."""
     try:
-        return list(inspect_log(path).findings)
+        return list(inspect_log(path, disk=disk).findings)
     except StorageError as error:
         return [Finding(FindingKind.DAMAGE, str(error))]
 
 
-def entries(path: str | Path, group: int, first: int = 1) -> Iterator[tuple[int, int, str, bytes]]:
+def entries(
+    path: str | Path, group: int, first: int = 1, *, disk: Disk | None = None
+) -> Iterator[tuple[int, int, str, bytes]]:
     """(index, term, kind, payload) of each entry of a group that is in the log, from ``first`` on."""
-    with _opened(path) as (_, superblock, environment):
+    with _opened(path, disk) as (_, superblock, environment):
         index = load_index(environment, superblock.store_id, bodies=False)
         index.finish()
         facts = group_facts(index, group)

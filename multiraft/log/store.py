@@ -59,7 +59,8 @@ class Written:
 class LmdbLogStore:
     """See ``interfaces.LogStore``. Owns both workers from here on: ``close`` closes them.
 
-    ``writer`` and ``reader`` must be two, each with a thread of its own (or none at all, in tests).
+    ``writer`` and ``reader`` must be two, each with a thread of its own (or none at all, in tests). ``identity`` draws the
+    id of a store that is new.
     """
 
     def __init__(
@@ -332,7 +333,7 @@ class LmdbLogStore:
         self._reads.run(lambda: self._copy(Path(target)), lambda _, error: done(error))
 
     def _copy(self, target: Path) -> list[bytes]:
-        disk = self._disk
+        disk = self._directory.disk
         disk.make_directory(target)
         self._environment.copy(str(target))
         disk.sync_directory(target)

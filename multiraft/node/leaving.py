@@ -39,7 +39,9 @@ class Leaving:
         multi = self._parts.multi
         led = [group for group in multi.groups() if multi.leads(group)]
         begun = [multi.hand_over(group, self._parts.peers.linked) for group in led]
-        if any(begun):  # else the turn that told us of a change would be followed by another, and so on
+        if any(
+            begun
+        ):  # else the turn that told us of a change would be followed by another, and so on
             self._parts.turn.kick()
         return bool(led)
 

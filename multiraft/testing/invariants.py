@@ -73,18 +73,18 @@ class Invariants:
             )
         replica = life.node.multi.replica(group)
         status = replica.status()
-        if status.term != term or status.last_index < truth.last:
-            if status.term == term:
-                self._violated(
-                    f"node {life.number} leads group {group} in term {term} with entries up to {status.last_index}, but {truth.last} is committed"
-                )
+        if status.term != term:
+            return
+        leader = f"node {life.number} leads group {group} in term {term}"
+        if status.last_index < truth.last:
+            self._violated(
+                f"{leader} with entries up to {status.last_index}; {truth.last} is committed"
+            )
             return
         known = truth.committed.get(truth.last)
         mine = replica.term_at(truth.last) if truth.last >= status.first_index - 1 else None
         if known is not None and mine is not None and mine != known[0]:
-            self._violated(
-                f"node {life.number} leads group {group} in term {term}, but its entry {truth.last} is of term {mine}, not {known[0]}"
-            )
+            self._violated(f"{leader}; its entry {truth.last} is of term {mine}, not {known[0]}")
 
     def turned(self, life: Life) -> None:
         """A turn of a node is over."""

@@ -1,14 +1,48 @@
-"""A small file system of its own for tests that fill it up."""
+"""Disks for tests: a place on the real or on a simulated one, and a small file system of its own to be filled up."""
 
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from multiraft.disk import RealDisk
+from multiraft.interfaces import Disk
+from multiraft.testing.disk import SimulatedDisk
+
+
+@dataclass(frozen=True)
+class Home:
+    """A path on a disk. The fixture ``home`` runs a test on the real disk and on a simulated one."""
+
+    disk: Disk
+    path: Path
+
+    def __truediv__(self, name: str) -> Home:
+        return Home(self.disk, self.path / name)
+
+    @property
+    def simulated(self) -> bool:
+        return isinstance(self.disk, SimulatedDisk)
+
+
+def placed(where: Path | Home) -> Home:
+    """A bare path is one on the real disk."""
+    return where if isinstance(where, Home) else Home(RealDisk(), where)
+
+
+def home_on(kind: str, folder: Path, seed: int = 1) -> Home:
+    if kind == "real":
+        return Home(RealDisk(), folder)
+    disk = SimulatedDisk(random.Random(seed))
+    disk.make_directory(Path("/node"))
+    return Home(disk, Path("/node"))
 
 
 @contextmanager

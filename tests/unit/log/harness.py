@@ -31,6 +31,7 @@ from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
 from multiraft.records import encode_base, encode_pinned, encode_snapshot_record
 from multiraft.worker import InlineWorker, Worker
+from tests.unit.disks import Home, placed
 
 MEMBERS = Membership((Member(ReplicaId(1), NodeId(1), 1), Member(ReplicaId(2), NodeId(2), 1)))
 
@@ -192,14 +193,17 @@ class Feeder:
         return batch
 
 
-def open_inline(path: Path, settings: LogSettings = RELAXED) -> LmdbLogStore:
+def open_inline(where: Path | Home, settings: LogSettings = RELAXED) -> LmdbLogStore:
     """A store whose workers run in the caller: everything is done when a call returns."""
-    return LmdbLogStore(path, writer=InlineWorker(), reader=InlineWorker(), settings=settings)
+    home = placed(where)
+    return LmdbLogStore(
+        home.path, writer=InlineWorker(), reader=InlineWorker(), settings=settings, disk=home.disk
+    )
 
 
 @contextmanager
-def opened(path: Path, settings: LogSettings = RELAXED) -> Iterator[LmdbLogStore]:
-    store = open_inline(path, settings)
+def opened(where: Path | Home, settings: LogSettings = RELAXED) -> Iterator[LmdbLogStore]:
+    store = open_inline(where, settings)
     try:
         yield store
     finally:

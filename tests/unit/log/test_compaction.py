@@ -14,6 +14,7 @@ from multiraft.interfaces import HardState
 from multiraft.log.inspect import batches, runs, verify
 from multiraft.log.lookup import figures
 from multiraft.log.schema import LogSettings
+from tests.unit.disks import Home
 from tests.unit.log import harness as h
 from tests.unit.log.harness import RELAXED, Arun, Feeder, Threaded, opened, read_entries
 
@@ -44,10 +45,10 @@ def test_the_file_stops_growing(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "log" / "data.mdb").st_blocks * 512 < 40 * MIB
 
 
-def test_a_straggler_does_not_hold_the_log(tmp_path: Path) -> None:
+def test_a_straggler_does_not_hold_the_log(home: Home) -> None:
     """A thousand quiet groups in the oldest batches, one that writes all the time: the quiet ones are copied."""
     settings = replace(RELAXED, dead_batches_min=16)
-    with opened(tmp_path / "log", settings) as store:
+    with opened(home / "log", settings) as store:
         feeder = Feeder(store)
         for start in range(0, 1000, 100):
             feeder.append(*(h.created(100 + start + at) for at in range(100)))
@@ -60,16 +61,16 @@ def test_a_straggler_does_not_hold_the_log(tmp_path: Path) -> None:
         found = figures(store._index)
         assert found.first_sequence > feeder.sequence - 300
         assert found.rewritten_live_bytes > 0
-    assert verify(tmp_path / "log") == []
-    with opened(tmp_path / "log", replace(settings, verify="all")) as store:
+    assert verify(home.path / "log", disk=home.disk) == []
+    with opened(home / "log", replace(settings, verify="all")) as store:
         assert len(list(store.groups())) == 1001
         assert read_entries(store, 150, 1) == {1: (1, 1, b"quiet")}
         assert store.pinned()[NodeId(2)].sequence == 4
 
 
-def test_rewritten_batches_are_themselves_compacted(tmp_path: Path) -> None:
+def test_rewritten_batches_are_themselves_compacted(home: Home) -> None:
     """Quiet groups that are copied over and over do not pile up: what died in rewritten batches goes."""
-    with opened(tmp_path / "log", EAGER) as store:
+    with opened(home / "log", EAGER) as store:
         feeder = Feeder(store)
         feeder.append(*(h.created(group) for group in range(1, 41)))
         index = dict.fromkeys(range(1, 41), 0)
@@ -85,12 +86,12 @@ def test_rewritten_batches_are_themselves_compacted(tmp_path: Path) -> None:
         found = figures(store._index)
         assert found.rewritten_bytes < 100_000
         assert found.direct_bytes < 200_000
-    assert sum(1 for each in batches(tmp_path / "log") if each.rewritten) < 100
+    assert sum(1 for each in batches(home.path / "log", disk=home.disk) if each.rewritten) < 100
 
 
-def test_nothing_is_rewritten_for_what_is_large(tmp_path: Path) -> None:
+def test_nothing_is_rewritten_for_what_is_large(home: Home) -> None:
     settings = replace(EAGER, rewrite_bytes_max=10_000)
-    with opened(tmp_path / "log", settings) as store:
+    with opened(home / "log", settings) as store:
         feeder = Feeder(store)
         feeder.append(h.created(1), h.created(2))
         feeder.append(h.entries_run(2, 1, 1, [bytes(20_000)], prev_term=0))
@@ -99,13 +100,14 @@ def test_nothing_is_rewritten_for_what_is_large(tmp_path: Path) -> None:
             feeder.append(h.hard(1, HardState(commit=index)), h.based(1, index, 1))
         assert figures(store._index).first_sequence == 2
     assert not any(
-        run.rewritten and run.group == 2 and run.kind == "ENTRIES" for run in runs(tmp_path / "log")
+        run.rewritten and run.group == 2 and run.kind == "ENTRIES"
+        for run in runs(home.path / "log", disk=home.disk)
     )
 
 
-def test_dead_batches_wait_for_a_flush_and_come_in_bounded_numbers(tmp_path: Path) -> None:
+def test_dead_batches_wait_for_a_flush_and_come_in_bounded_numbers(home: Home) -> None:
     settings = replace(RELAXED, dead_batches_min=10, dead_batches_max=20)
-    with opened(tmp_path / "log", settings) as store:
+    with opened(home / "log", settings) as store:
         feeder = Feeder(store)
         feeder.append(h.created(1))
         for index in range(1, 100):

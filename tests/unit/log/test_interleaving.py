@@ -6,7 +6,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from multiraft.ids import GroupId
 from multiraft.log.inspect import verify
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
+from tests.unit.disks import Home
 from tests.unit.log.harness import RELAXED, opened, seal
 from tests.unit.log.model import Entry, Model
 from tests.unit.log.test_model import check
@@ -56,8 +56,8 @@ class SteppedJobs:
 class Machine:
     """A store, a model, and a source of chance that steps both."""
 
-    def __init__(self, path: Path, seed: int, settings: LogSettings):
-        self.path = path
+    def __init__(self, home: Home, seed: int, settings: LogSettings):
+        self.home = home
         self.settings = settings
         self.chance = random.Random(seed)
         self.model = Model(seed)
@@ -69,7 +69,11 @@ class Machine:
     def open(self) -> None:
         self.writer, self.reader = SteppedJobs(), SteppedJobs()
         self.store = LmdbLogStore(
-            self.path, writer=self.writer, reader=self.reader, settings=self.settings
+            self.home.path,
+            writer=self.writer,
+            reader=self.reader,
+            settings=self.settings,
+            disk=self.home.disk,
         )
         self.told = self.store.synced_sequence
         self.store.on_synced = self.synced
@@ -157,8 +161,8 @@ class Machine:
 
 @pytest.mark.parametrize("map_bytes", [1 << 20, 64 << 20])
 @pytest.mark.parametrize("seed", range(8))
-def test_any_order_of_loop_writer_and_reader(tmp_path: Path, seed: int, map_bytes: int) -> None:
-    machine = Machine(tmp_path / "log", seed, replace(EAGER, map_bytes=map_bytes))
+def test_any_order_of_loop_writer_and_reader(home: Home, seed: int, map_bytes: int) -> None:
+    machine = Machine(home / "log", seed, replace(EAGER, map_bytes=map_bytes))
     for step in range(700):
         machine.step()
         if step % 150 == 149:
@@ -173,8 +177,8 @@ def test_any_order_of_loop_writer_and_reader(tmp_path: Path, seed: int, map_byte
     machine.store.close()
     machine.drain()
     assert machine.reads == 0
-    assert verify(tmp_path / "log") == []
-    with opened(tmp_path / "log", EAGER) as store:
+    assert verify(home.path / "log", disk=home.disk) == []
+    with opened(home / "log", EAGER) as store:
         check(store, machine.model)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from multiraft.ids import GroupId
 from multiraft.interfaces import LogStore
 from multiraft.log.lookup import figures
 from multiraft.log.memory import MemoryLogStore
+from tests.unit.disks import Home
 from tests.unit.log.harness import RELAXED, Feeder, open_inline, read_entries
 from tests.unit.log.model import Model
 
@@ -35,9 +35,9 @@ def check(store: LogStore, model: Model) -> None:
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("seed", range(24))
-def test_stores_hold_what_the_model_holds(tmp_path: Path, seed: int, settings: str) -> None:
+def test_stores_hold_what_the_model_holds(home: Home, seed: int, settings: str) -> None:
     model = Model(seed)
-    disk = open_inline(tmp_path / "log", SETTINGS[settings])
+    disk = open_inline(home / "log", SETTINGS[settings])
     memory = MemoryLogStore(store_id=disk.store_id)
     feeders = [Feeder(disk), Feeder(memory)]
     for step in range(160):
@@ -49,13 +49,13 @@ def test_stores_hold_what_the_model_holds(tmp_path: Path, seed: int, settings: s
             check(memory, model)
         if model.chance.random() < 0.06:
             disk.close()
-            disk = open_inline(tmp_path / "log", SETTINGS[settings])
+            disk = open_inline(home / "log", SETTINGS[settings])
             memory = memory.crash()
             feeders = [Feeder(disk), Feeder(memory)]
             check(disk, model)
             check(memory, model)
     disk.close()
-    disk = open_inline(tmp_path / "log", replace(SETTINGS[settings], verify="all"))
+    disk = open_inline(home / "log", replace(SETTINGS[settings], verify="all"))
     check(disk, model)
     assert figures(disk._index).first_sequence > 1, (
         "nothing was ever compacted, so this proves too little"

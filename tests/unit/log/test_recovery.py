@@ -13,6 +13,7 @@ from multiraft.interfaces import HardState, Member, Membership, SnapshotRecord
 from multiraft.log.inspect import runs as runs_on_disk
 from multiraft.log.lookup import figures
 from multiraft.log.memory import MemoryLogStore
+from tests.unit.disks import Home
 from tests.unit.log import harness as h
 from tests.unit.log.harness import (
     RELAXED,
@@ -49,13 +50,13 @@ def idle(feeder: Feeder, group: int = 2, batches: int = 300, first: int = 1) -> 
         )
 
 
-def test_p52_p88_a_compacted_group_still_knows_itself(tmp_path: Path) -> None:
-    with opened(tmp_path / "log", EAGER) as store:
+def test_p52_p88_a_compacted_group_still_knows_itself(home: Home) -> None:
+    with opened(home / "log", EAGER) as store:
         compacted(Feeder(store))
         assert figures(store._index).first_sequence > 104, (
             "the batches with the base are still there"
         )
-    with opened(tmp_path / "log", EAGER) as store:
+    with opened(home / "log", EAGER) as store:
         found = next(iter(store.groups()))
         assert (found.group, found.last_index, found.terms) == (1, 100, ())
         assert (found.base.index, found.base.term, found.base.membership) == (100, 3, MEMBERSHIP)
@@ -103,19 +104,19 @@ def test_p57_a_pending_snapshot_is_found_until_it_is_finished(tmp_path: Path) ->
     assert after.hard_state.commit == 50
 
 
-def test_p57_a_pending_snapshot_can_be_withdrawn_and_survives_compaction(tmp_path: Path) -> None:
+def test_p57_a_pending_snapshot_can_be_withdrawn_and_survives_compaction(home: Home) -> None:
     snapshot = SnapshotRecord(h.base_of(50, 4), "1-50.snap", 123, 456)
-    with opened(tmp_path / "log", EAGER) as store:
+    with opened(home / "log", EAGER) as store:
         feeder = Feeder(store)
         h.one_group(feeder)
         feeder.append(h.pending(1, snapshot), h.created(2))
         idle(feeder)
-    with opened(tmp_path / "log", EAGER) as store:
+    with opened(home / "log", EAGER) as store:
         assert next(iter(store.groups())).pending == snapshot
         feeder = Feeder(store)
         feeder.append(h.withdrawn(1))
         idle(feeder, first=301)
-    with opened(tmp_path / "log", EAGER) as store:
+    with opened(home / "log", EAGER) as store:
         assert next(iter(store.groups())).pending is None
 
 

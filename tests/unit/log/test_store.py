@@ -28,6 +28,7 @@ from multiraft.interfaces import HardState
 from multiraft.log.environment import LogEnvironment
 from multiraft.log.inspect import verify
 from multiraft.log.schema import LogSettings, Superblock
+from tests.unit.disks import Home
 from tests.unit.log import harness as h
 from tests.unit.log.harness import (
     RELAXED,
@@ -60,11 +61,11 @@ def ten_groups(feeder: Feeder, batches: int = 3) -> None:
         )
 
 
-def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
-    with opened(tmp_path / "log") as store:
+def test_what_was_appended_is_there_after_reopening(home: Home) -> None:
+    with opened(home / "log") as store:
         ten_groups(Feeder(store))
         before = list(store.groups())
-    with opened(tmp_path / "log") as store:
+    with opened(home / "log") as store:
         assert list(store.groups()) == before
         assert store.synced_sequence == 4
         assert read_entries(store, 7, 1) == {
@@ -74,15 +75,15 @@ def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
         assert store.synced_sequence == 5
 
 
-def test_open_raises_the_boot_count_and_keeps_the_store_id(tmp_path: Path) -> None:
+def test_open_raises_the_boot_count_and_keeps_the_store_id(home: Home) -> None:
     ids, counts = set(), []
     for _ in range(3):
-        with opened(tmp_path / "log") as store:
+        with opened(home / "log") as store:
             ids.add(store.store_id)
             counts.append(store.boot_count)
     assert len(ids) == 1
     assert counts == [1, 2, 3]
-    with opened(tmp_path / "other") as store:
+    with opened(home / "other") as store:
         assert store.store_id not in ids
 
 
@@ -224,9 +225,9 @@ def test_an_interrupted_creation_is_continued(tmp_path: Path) -> None:
     ],
 )
 def test_a_batch_that_contradicts_the_log_is_refused_before_it_is_written(
-    tmp_path: Path, runs: list[bytes], why: str
+    home: Home, runs: list[bytes], why: str
 ) -> None:
-    with opened(tmp_path / "log") as store:
+    with opened(home / "log") as store:
         feeder = Feeder(store)
         ten_groups(feeder)
         before = list(store.groups())
@@ -234,13 +235,13 @@ def test_a_batch_that_contradicts_the_log_is_refused_before_it_is_written(
             feeder.append(*runs)
         with pytest.raises(SyncFailed):
             feeder.append(h.entries_run(2, 16, 1, [b"x"], prev_term=1))
-    with opened(tmp_path / "log") as store:
+    with opened(home / "log") as store:
         assert list(store.groups()) == before
 
 
-def test_batches_of_another_store_or_out_of_order_are_refused(tmp_path: Path) -> None:
+def test_batches_of_another_store_or_out_of_order_are_refused(home: Home) -> None:
     for sequence, store_id in ((2, None), (1, 12345)):
-        with opened(tmp_path / f"log{sequence}") as store:
+        with opened(home / f"log{sequence}") as store:
             batch = h.seal(
                 sequence, store.store_id if store_id is None else store_id, [h.created(1)]
             )
@@ -248,8 +249,8 @@ def test_batches_of_another_store_or_out_of_order_are_refused(tmp_path: Path) ->
                 store.append(batch)
 
 
-def test_fetch_gives_whole_runs_up_to_about_so_many_bytes(tmp_path: Path) -> None:
-    with opened(tmp_path / "log") as store:
+def test_fetch_gives_whole_runs_up_to_about_so_many_bytes(home: Home) -> None:
+    with opened(home / "log") as store:
         ten_groups(Feeder(store))
         assert [decode_run(each).first for each in fetch(store, 3, 1)] == [1, 6, 11]
         assert [decode_run(each).first for each in fetch(store, 3, 8)] == [6, 11]
@@ -262,8 +263,8 @@ def test_fetch_gives_whole_runs_up_to_about_so_many_bytes(tmp_path: Path) -> Non
         assert fetch(store, 77, 1) == []
 
 
-def test_a_run_that_was_cut_is_fetched_without_its_tail(tmp_path: Path) -> None:
-    with opened(tmp_path / "log") as store:
+def test_a_run_that_was_cut_is_fetched_without_its_tail(home: Home) -> None:
+    with opened(home / "log") as store:
         feeder = Feeder(store)
         ten_groups(feeder)
         feeder.append(h.truncated(3, 13))

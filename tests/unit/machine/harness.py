@@ -22,6 +22,7 @@ from multiraft.machine.shards import COLD
 from multiraft.machine.snapshot import SnapshotInfo
 from multiraft.records import encode_membership
 from multiraft.worker import InlineWorker
+from tests.unit.disks import Home, placed
 
 SPACE = 1
 PREFIX = b"\0\1"
@@ -274,25 +275,26 @@ def snapshot_record(info: SnapshotInfo, name: str = "snapshot") -> SnapshotRecor
 
 
 def open_store(
-    directory: Path,
+    where: Path | Home,
     options: StoreOptions = SMALL,
     jobs: Any = None,
     readers: Any = None,
     files: Any = None,
 ) -> KeyValueStore:
     jobs = InlineWorker() if jobs is None else jobs
-    return KeyValueStore.open(directory, options, jobs, readers or jobs, files)
+    home = placed(where)
+    return KeyValueStore.open(home.path, options, jobs, readers or jobs, files, disk=home.disk)
 
 
 def open_with_shard(
-    directory: Path,
+    where: Path | Home,
     options: StoreOptions = SMALL,
     jobs: Any = None,
     readers: Any = None,
     files: Any = None,
 ) -> KeyValueStore:
     """A store with the one shard of these tests, made where it is not there."""
-    store = open_store(directory, options, jobs, readers, files)
+    store = open_store(where, options, jobs, readers, files)
     if GROUP not in store.table.shards:
         store.create(GROUP, DESCRIPTOR, MEMBERSHIP_BYTES)
         if isinstance(jobs, ManualJobs):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.disks import Home, placed
 from tests.unit.machine.harness import SMALL
 from tests.unit.machine.workload import Workload
 
@@ -17,13 +18,13 @@ STEPS = 500
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_replicas_show_what_a_dict_would(seed: int, tmp_path: Path) -> None:
+def test_replicas_show_what_a_dict_would(seed: int, home: Home) -> None:
     options = dataclasses.replace(
         SMALL,
         cold_reads=("loop", "thread")[seed % 2],
         memtable_bytes_max=(1 << 14, 1 << 24)[seed // 2 % 2],
     )
-    workload = Workload(tmp_path, options, seed)
+    workload = Workload(home, options, seed)
     try:
         workload.run(STEPS)
     finally:
@@ -34,7 +35,7 @@ def test_the_workload_does_everything(tmp_path: Path) -> None:
     """Else the test above would show less than it seems to."""
     done: dict[str, int] = {}
     for seed in range(6):
-        workload = Workload(tmp_path / str(seed), SMALL, seed)
+        workload = Workload(placed(tmp_path) / str(seed), SMALL, seed)
         try:
             workload.run(STEPS)
         finally:

@@ -41,6 +41,7 @@ from multiraft.machine.snapshot import (
 from multiraft.machine.snapshot import (
     Outcome as AtOpen,
 )
+from tests.unit.disks import Home
 from tests.unit.machine.harness import (
     BASE,
     DESCRIPTOR,
@@ -96,9 +97,9 @@ def install_now(store: KeyValueStore, path: Path, record: SnapshotRecord) -> boo
 
 
 @pytest.fixture
-def leader(tmp_path: Path) -> Any:
+def leader(home: Home) -> Any:
     """A store with 30 keys at index 30, some on disk and some in memory, and one deleted."""
-    store = open_with_shard(tmp_path / "leader")
+    store = open_with_shard(home / "leader")
     apply_all(store, [put(key(n), b"%d" % n).encode() for n in range(20)], 1, term=2)
     store.freeze(GROUP)
     store.flush(GROUP)
@@ -108,8 +109,8 @@ def leader(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def follower(tmp_path: Path) -> Any:
-    store = open_with_shard(tmp_path / "follower")
+def follower(home: Home) -> Any:
+    store = open_with_shard(home / "follower")
     apply_all(store, [put(PREFIX + b"old", b"gone afterwards").encode()], 1)
     yield store
     store.close()
@@ -259,18 +260,18 @@ def test_p82_no_chunk_of_anybody_makes_the_reader_stumble() -> None:
 
 
 def test_p56_a_snapshot_is_of_the_last_entry_applied_and_its_term(
-    leader: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, home: Home
 ) -> None:
-    info = snapshot_now(leader, tmp_path / "file")
+    info = snapshot_now(leader, home.path / "file")
     assert (info.index, info.term, info.records) == (30, 3, 30)
     assert leader.shard(GROUP).flushed_index == 20, "it reads memory, and flushes nothing"
 
 
 def test_a_snapshot_brings_a_follower_to_the_same_state(
-    leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, follower: KeyValueStore, home: Home
 ) -> None:
-    info = snapshot_now(leader, tmp_path / "file")
-    assert install_now(follower, tmp_path / "file", snapshot_record(info))
+    info = snapshot_now(leader, home.path / "file")
+    assert install_now(follower, home.path / "file", snapshot_record(info))
     assert scan_all(follower) == scan_all(leader)
     shard = follower.shard(GROUP)
     assert (shard.applied_index, shard.applied_term, shard.flushed_index) == (30, 3, 30)
@@ -279,17 +280,17 @@ def test_a_snapshot_brings_a_follower_to_the_same_state(
 
 
 def test_p52_the_membership_and_all_else_of_a_shard_come_with_its_snapshot(
-    leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, follower: KeyValueStore, home: Home
 ) -> None:
     """... and outlive a restart: nothing behind it needs the log."""
     leader.membership_applied(GROUP, 31, 4, MEMBERSHIP_BYTES)
     descriptor = dataclasses.replace(DESCRIPTOR, range_epoch=EPOCH + 2, replica_next=9)
     leader.describe(GROUP, descriptor)
     install_now(
-        follower, tmp_path / "file", snapshot_record(snapshot_now(leader, tmp_path / "file"))
+        follower, home.path / "file", snapshot_record(snapshot_now(leader, home.path / "file"))
     )
     follower.close()
-    again = open_store(tmp_path / "follower")
+    again = open_store(home / "follower")
     (record,) = again.shards()
     assert (record.applied_index, record.applied_term) == (31, 4)
     assert (record.membership, record.descriptor) == (MEMBERSHIP_BYTES, descriptor)
@@ -297,36 +298,36 @@ def test_p52_the_membership_and_all_else_of_a_shard_come_with_its_snapshot(
 
 
 def test_p53_a_snapshot_at_or_below_the_applied_index_is_ignored(
-    leader: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, home: Home
 ) -> None:
-    info = snapshot_now(leader, tmp_path / "file")
+    info = snapshot_now(leader, home.path / "file")
     before = scan_all(leader)
-    assert not install_now(leader, tmp_path / "file", snapshot_record(info))
+    assert not install_now(leader, home.path / "file", snapshot_record(info))
     apply_all(leader, [b""], 31)
-    assert not install_now(leader, tmp_path / "file", snapshot_record(info))
+    assert not install_now(leader, home.path / "file", snapshot_record(info))
     assert scan_all(leader) == before
     assert not leader.shard(GROUP).installing
 
 
 def test_p60_of_two_snapshots_in_quick_succession_the_second_waits_or_is_ignored(
-    leader: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, home: Home
 ) -> None:
     jobs = ManualJobs()
-    follower = open_with_shard(tmp_path / "other", SMALL, jobs)
-    older = snapshot_record(snapshot_now(leader, tmp_path / "older"))
+    follower = open_with_shard(home / "other", SMALL, jobs)
+    older = snapshot_record(snapshot_now(leader, home.path / "older"))
     leader.flush(GROUP)
     apply_all(leader, [put(key(1), b"newer").encode()], 31)
-    newer = snapshot_record(snapshot_now(leader, tmp_path / "newer"))
+    newer = snapshot_record(snapshot_now(leader, home.path / "newer"))
     first, second, third, fourth = Outcome(), Outcome(), Outcome(), Outcome()
-    follower.install(GROUP, tmp_path / "older", older, first)
-    follower.install(GROUP, tmp_path / "newer", newer, second)
+    follower.install(GROUP, home.path / "older", older, first)
+    follower.install(GROUP, home.path / "newer", newer, second)
     assert isinstance(second.error, Overloaded), "nothing happened; it is offered again"
     jobs.run()
     assert first.result is True
-    follower.install(GROUP, tmp_path / "newer", newer, third)
+    follower.install(GROUP, home.path / "newer", newer, third)
     jobs.run()
     assert third.result is True
-    follower.install(GROUP, tmp_path / "older", older, fourth)
+    follower.install(GROUP, home.path / "older", older, fourth)
     assert fourth.result is False
     assert follower.shard(GROUP).applied_index == 31
     assert follower.get(GROUP, key(1)) == (BASE + 31, b"newer")
@@ -334,15 +335,15 @@ def test_p60_of_two_snapshots_in_quick_succession_the_second_waits_or_is_ignored
 
 
 def test_p59_a_damaged_or_wrong_file_changes_nothing(
-    leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, follower: KeyValueStore, home: Home
 ) -> None:
-    info = snapshot_now(leader, tmp_path / "file")
+    info = snapshot_now(leader, home.path / "file")
     record = snapshot_record(info)
     before = scan_all(follower)
-    whole = (tmp_path / "file").read_bytes()
+    whole = home.disk.read(home.path / "file")
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 4
-    (tmp_path / "damaged").write_bytes(damaged)
+    home.disk.write(home.path / "damaged", bytes(damaged))
     wrong = [
         ("damaged", record),
         ("file", dataclasses.replace(record, crc=record.crc ^ 1)),
@@ -352,46 +353,46 @@ def test_p59_a_damaged_or_wrong_file_changes_nothing(
     ]
     for name, claim in wrong:
         outcome = Outcome()
-        follower.install(GROUP, tmp_path / name, claim, outcome)
+        follower.install(GROUP, home.path / name, claim, outcome)
         assert isinstance(outcome.error, PeerProtocolError)
         assert scan_all(follower) == before
         assert not follower.shard(GROUP).installing
     missing = Outcome()
-    follower.install(GROUP, tmp_path / "missing", record, missing)
+    follower.install(GROUP, home.path / "missing", record, missing)
     assert isinstance(missing.error, OSError)
     apply_all(follower, [put(key(1), b"goes on").encode()], 2)
-    assert install_now(follower, tmp_path / "file", record), "and a whole one is taken afterwards"
+    assert install_now(follower, home.path / "file", record), "and a whole one is taken afterwards"
 
 
 def test_p66_a_snapshot_that_overlaps_another_shard_is_refused(
-    leader: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, home: Home
 ) -> None:
-    info = snapshot_now(leader, tmp_path / "file")
-    store = open_store(tmp_path / "other")
+    info = snapshot_now(leader, home.path / "file")
+    store = open_store(home / "other")
     left = dataclasses.replace(DESCRIPTOR, end=key(10))
     right = dataclasses.replace(DESCRIPTOR, start=key(10))
     store.create(GROUP, left, MEMBERSHIP_BYTES)
     store.create(9, right, MEMBERSHIP_BYTES)
     apply_all(store, [put(key(20), b"of another").encode()], 1, group=9)
     outcome = Outcome()
-    store.install(GROUP, tmp_path / "file", snapshot_record(info), outcome)
+    store.install(GROUP, home.path / "file", snapshot_record(info), outcome)
     assert isinstance(outcome.error, ShardMoved)
     assert store.get(9, key(20)) == (BASE + 1, b"of another")
     assert store.shard(GROUP).applied_index == 0
     store.drop(9)
-    assert install_now(store, tmp_path / "file", snapshot_record(info)), "once it is gone, it fits"
+    assert install_now(store, home.path / "file", snapshot_record(info)), "once it is gone, it fits"
     store.close()
 
 
 def test_an_installing_shard_applies_nothing_and_shows_the_old_state_until_the_new(
-    leader: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, home: Home
 ) -> None:
-    record = snapshot_record(snapshot_now(leader, tmp_path / "file"))
+    record = snapshot_record(snapshot_now(leader, home.path / "file"))
     jobs = ManualJobs()
-    store = open_with_shard(tmp_path / "other", SMALL, jobs)
+    store = open_with_shard(home / "other", SMALL, jobs)
     apply_all(store, [put(key(1), b"old").encode()], 1)
     outcome = Outcome()
-    store.install(GROUP, tmp_path / "file", record, outcome)
+    store.install(GROUP, home.path / "file", record, outcome)
     assert store.get(GROUP, key(1)) == (BASE + 1, b"old")
     assert store.apply(runs_of([b""], 2), 10) == 0
     assert store.stopped == ApplyStop.STOP_INSTALLING
@@ -404,18 +405,18 @@ def test_an_installing_shard_applies_nothing_and_shows_the_old_state_until_the_n
 
 
 def test_p92_a_flush_queued_before_an_install_changes_nothing_after_it(
-    leader: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, home: Home
 ) -> None:
     """Whatever worker is the faster one: the flush's own state is gone, so it is void."""
-    record = snapshot_record(snapshot_now(leader, tmp_path / "file"))
+    record = snapshot_record(snapshot_now(leader, home.path / "file"))
     writes = ManualJobs()
-    store = open_with_shard(tmp_path / "other", SMALL, writes, ManualJobs(), ManualJobs())
+    store = open_with_shard(home / "other", SMALL, writes, ManualJobs(), ManualJobs())
     apply_all(store, [put(key(1), b"late").encode(), put(PREFIX + b"x", b"late").encode()], 1)
     flushed, installed = Outcome(), Outcome()
     store.freeze(GROUP)
     store.flush(GROUP, flushed)
     late = writes.queued.popleft()
-    store.install(GROUP, tmp_path / "file", record, installed)
+    store.install(GROUP, home.path / "file", record, installed)
     store._transfers._files.run()  # type: ignore[attr-defined]
     writes.work()
     writes.queued.append(late)
@@ -425,28 +426,28 @@ def test_p92_a_flush_queued_before_an_install_changes_nothing_after_it(
     assert flushed.calls == [(None, None)]
     assert scan_all(store) == scan_all(leader)
     store.close()
-    store = open_store(tmp_path / "other")
+    store = open_store(home / "other")
     assert store.shard(GROUP).applied_index == 30
     assert scan_all(store) == scan_all(leader)
     store.close()
 
 
 def test_pages_and_snapshots_under_way_during_an_install_are_of_one_state(
-    leader: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, home: Home
 ) -> None:
     """The frozen memtable of before must not be laid over the tree of after."""
-    record = snapshot_record(snapshot_now(leader, tmp_path / "file"))
+    record = snapshot_record(snapshot_now(leader, home.path / "file"))
     writes, readers, files = ManualJobs(), ManualJobs(), ManualJobs()
     options = dataclasses.replace(SMALL, cold_reads="thread")
-    store = open_with_shard(tmp_path / "other", options, writes, readers, files)
+    store = open_with_shard(home / "other", options, writes, readers, files)
     apply_all(store, [put(PREFIX + b"x", b"old").encode()], 1)
     page, read, written, installed = Outcome(), Outcome(), Outcome(), Outcome()
     store.freeze(GROUP)
-    store.install(GROUP, tmp_path / "file", record, installed)
+    store.install(GROUP, home.path / "file", record, installed)
     files.run()
     store.scan_cold(GROUP, PREFIX, DESCRIPTOR.end, 1000, done=page)
     store.read_cold(GROUP, [key(5)], read)
-    store.snapshot(GROUP, tmp_path / "second", written)
+    store.snapshot(GROUP, home.path / "second", written)
     writes.work()  # the tree holds the new state, and nobody has been told
     for _ in range(3):
         assert readers.work()
@@ -468,13 +469,13 @@ def test_pages_and_snapshots_under_way_during_an_install_are_of_one_state(
 def test_an_install_that_fails_to_write_leaves_the_old_state(
     leader: KeyValueStore,
     follower: KeyValueStore,
-    tmp_path: Path,
+    home: Home,
     monkeypatch: pytest.MonkeyPatch,
     error: type[Exception],
 ) -> None:
     import lmdb
 
-    record = snapshot_record(snapshot_now(leader, tmp_path / "file"))
+    record = snapshot_record(snapshot_now(leader, home.path / "file"))
     before = scan_all(follower)
     outcome = Outcome()
     with monkeypatch.context() as broken:
@@ -486,48 +487,48 @@ def test_an_install_that_fails_to_write_leaves_the_old_state(
                 raise lmdb.DiskError("mdb_txn_commit")
 
             broken.setattr(flush, "put_record", fails)
-        follower.install(GROUP, tmp_path / "file", record, outcome)
+        follower.install(GROUP, home.path / "file", record, outcome)
     assert isinstance(outcome.error, error)
     assert scan_all(follower) == before
     assert (follower.failed is not None) == (error is SyncFailed)
 
 
 def test_p57_what_a_crash_left_of_an_install_is_finished_marked_or_dropped(
-    leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, follower: KeyValueStore, home: Home
 ) -> None:
-    path = tmp_path / "file"
+    path = home.path / "file"
     record = snapshot_record(snapshot_now(leader, path))
     applied = follower.shard(GROUP).applied_index
-    assert outcome_at_open(RealDisk(), applied, GROUP, record, path) == AtOpen.FINISH
-    assert outcome_at_open(RealDisk(), applied, GROUP + 1, record, path) == AtOpen.DROP
-    assert outcome_at_open(RealDisk(), applied, GROUP, record, tmp_path / "none") == AtOpen.DROP
-    cut = tmp_path / "cut"
-    cut.write_bytes(path.read_bytes()[:-1])
-    assert outcome_at_open(RealDisk(), applied, GROUP, record, cut) == AtOpen.DROP
-    newer = tmp_path / "newer"
-    newer.write_bytes(path.read_bytes().replace(b"\x01\x00", b"\x09\x00", 1))
+    assert outcome_at_open(home.disk, applied, GROUP, record, path) == AtOpen.FINISH
+    assert outcome_at_open(home.disk, applied, GROUP + 1, record, path) == AtOpen.DROP
+    assert outcome_at_open(home.disk, applied, GROUP, record, home.path / "none") == AtOpen.DROP
+    cut = home.path / "cut"
+    home.disk.write(cut, home.disk.read(path)[:-1])
+    assert outcome_at_open(home.disk, applied, GROUP, record, cut) == AtOpen.DROP
+    newer = home.path / "newer"
+    home.disk.write(newer, home.disk.read(path).replace(b"\x01\x00", b"\x09\x00", 1))
     with pytest.raises(FormatUnsupported):
-        check_snapshot(RealDisk(), newer)
-    assert outcome_at_open(RealDisk(), applied, GROUP, record, newer) == AtOpen.DROP
+        check_snapshot(home.disk, newer)
+    assert outcome_at_open(home.disk, applied, GROUP, record, newer) == AtOpen.DROP
     install_now(follower, path, record)
     applied = follower.shard(GROUP).applied_index
     for name in ("file", "none", "cut"):
-        assert outcome_at_open(RealDisk(), applied, GROUP, record, tmp_path / name) == AtOpen.MARK
+        assert outcome_at_open(home.disk, applied, GROUP, record, home.path / name) == AtOpen.MARK
 
 
-def test_a_snapshot_of_a_shard_that_is_not_here(leader: KeyValueStore, tmp_path: Path) -> None:
+def test_a_snapshot_of_a_shard_that_is_not_here(leader: KeyValueStore, home: Home) -> None:
     with pytest.raises(ShardMoved):
-        leader.snapshot(99, tmp_path / "file", Outcome())
+        leader.snapshot(99, home.path / "file", Outcome())
     files = ManualJobs()
-    store = open_with_shard(tmp_path / "other", SMALL, ManualJobs(), ManualJobs(), files)
+    store = open_with_shard(home / "other", SMALL, ManualJobs(), ManualJobs(), files)
     store._flush_jobs.run()  # type: ignore[attr-defined]
     outcome = Outcome()
-    store.snapshot(GROUP, tmp_path / "file", outcome)
+    store.snapshot(GROUP, home.path / "file", outcome)
     store.drop(GROUP)
     store._flush_jobs.run()  # type: ignore[attr-defined]
     files.run()
     assert isinstance(outcome.error, ShardMoved)
-    assert not (tmp_path / "file").exists()
+    assert home.disk.size(home.path / "file") is None
     store.close()
 
 

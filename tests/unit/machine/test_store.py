@@ -27,6 +27,7 @@ from multiraft.machine.descriptors import ShardDescriptor
 from multiraft.machine.kv import KeyValueStore
 from multiraft.machine.scans import ScanPage
 from multiraft.machine.shards import COLD, ApplyStop
+from tests.unit.disks import Home
 from tests.unit.machine.harness import (
     BASE,
     DESCRIPTOR,
@@ -71,8 +72,8 @@ def flush_now(store: KeyValueStore) -> int:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
-    store = open_with_shard(tmp_path / "state")
+def store(home: Home) -> Any:
+    store = open_with_shard(home / "state")
     yield store
     store.close()
 
@@ -202,8 +203,8 @@ def test_p77_a_group_that_cannot_go_on_holds_up_no_other(store: KeyValueStore) -
     ]
 
 
-def test_what_was_held_goes_on_once_the_reason_is_gone(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path, TINY, ManualJobs())
+def test_what_was_held_goes_on_once_the_reason_is_gone(home: Home) -> None:
+    store = open_with_shard(home, TINY, ManualJobs())
     jobs: Any = store._flush_jobs
     runs, held, again = runs_of(puts(600), 1), CommittedRuns(), CommittedRuns()
     done = store.apply(runs, 1000, held)
@@ -229,8 +230,8 @@ def test_what_was_held_goes_on_once_the_reason_is_gone(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_full_shard_stops_until_it_is_flushed(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path, TINY)
+def test_a_full_shard_stops_until_it_is_flushed(home: Home) -> None:
+    store = open_with_shard(home, TINY)
     runs = runs_of(puts(300), 1)
     first = store.apply(runs, 1000)
     assert store.stopped == ApplyStop.STOP_FULL
@@ -249,9 +250,9 @@ def test_a_full_shard_stops_until_it_is_flushed(tmp_path: Path) -> None:
     store.close()
 
 
-def test_all_memtables_together_stop_it_too(tmp_path: Path) -> None:
+def test_all_memtables_together_stop_it_too(home: Home) -> None:
     options = dataclasses.replace(SMALL, memtable_bytes_max=1 << 16, memtables_bytes_max=1 << 16)
-    store = open_with_shard(tmp_path, options)
+    store = open_with_shard(home, options)
     store.create(9, ShardDescriptor(b"\0\5", b"\0\6", range_epoch=EPOCH), MEMBERSHIP_BYTES)
     other = [commands.encode_put(5, EPOCH, b"\0\5%d" % n, bytes(1000)) for n in range(100)]
     runs = runs_of(other, 1, group=9)
@@ -312,10 +313,10 @@ def test_reads_of_another_shards_keys_are_refused(store: KeyValueStore) -> None:
         store.scan_page(GROUP, PREFIX, DESCRIPTOR.end, 0)
 
 
-def test_a_cold_read_goes_by_way_of_the_reader_thread(tmp_path: Path) -> None:
+def test_a_cold_read_goes_by_way_of_the_reader_thread(home: Home) -> None:
     readers = ManualJobs()
     writes = ManualJobs()
-    store = open_with_shard(tmp_path, THREADED, writes, readers)
+    store = open_with_shard(home, THREADED, writes, readers)
     apply_all(store, puts(3), 1)
     assert store.get(GROUP, key(1)) == (BASE + 2, b"v" * 20), "memory needs no thread"
     store.freeze(GROUP)
@@ -338,8 +339,8 @@ def test_a_cold_read_goes_by_way_of_the_reader_thread(tmp_path: Path) -> None:
     store.close()
 
 
-def test_cold_reads_of_what_is_in_memory_or_not_here_are_answered_at_once(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path, THREADED)
+def test_cold_reads_of_what_is_in_memory_or_not_here_are_answered_at_once(home: Home) -> None:
+    store = open_with_shard(home, THREADED)
     apply_all(store, puts(1), 1)
     outcome, absent = Outcome(), Outcome()
     store.read_cold(GROUP, [key(0)], outcome)
@@ -349,11 +350,11 @@ def test_cold_reads_of_what_is_in_memory_or_not_here_are_answered_at_once(tmp_pa
     store.close()
 
 
-def test_p73_a_cold_read_of_a_shard_that_went_away_is_no_answer(tmp_path: Path) -> None:
+def test_p73_a_cold_read_of_a_shard_that_went_away_is_no_answer(home: Home) -> None:
     """Not None, which would say that the key is not there."""
     readers = ManualJobs()
     writes = ManualJobs()
-    store = open_with_shard(tmp_path, THREADED, writes, readers)
+    store = open_with_shard(home, THREADED, writes, readers)
     apply_all(store, puts(1), 1)
     store.freeze(GROUP)
     store.flush(GROUP)
@@ -377,9 +378,9 @@ def test_auto_reads_on_the_loop_while_the_data_is_small(tmp_path: Path) -> None:
         store.close()
 
 
-def test_a_turn_sees_one_state_and_the_next_one_the_newest(tmp_path: Path) -> None:
+def test_a_turn_sees_one_state_and_the_next_one_the_newest(home: Home) -> None:
     """What another turn's flush brought is seen after `end_turn`; what a flush took from memory is seen at once."""
-    store = open_with_shard(tmp_path)
+    store = open_with_shard(home)
     apply_all(store, puts(2), 1)
     assert store.get(GROUP, key(5)) is None  # begins the turn's read transaction
     flush_now(store)
@@ -392,11 +393,11 @@ def test_a_turn_sees_one_state_and_the_next_one_the_newest(tmp_path: Path) -> No
 # -- flush --------------------------------------------------------------------------------------------------------------
 
 
-def test_due_names_the_full_the_old_the_wanted_and_the_largest(tmp_path: Path) -> None:
+def test_due_names_the_full_the_old_the_wanted_and_the_largest(home: Home) -> None:
     options = dataclasses.replace(
         SMALL, memtable_bytes_max=1 << 20, memtables_bytes_max=1 << 20, memtable_age_ns=1000
     )
-    store = open_with_shard(tmp_path, options)
+    store = open_with_shard(home, options)
     store.create(9, ShardDescriptor(b"\0\5", b"\0\6", range_epoch=EPOCH), MEMBERSHIP_BYTES)
     assert store.due(0) == []
     apply_all(store, puts(10), 1)
@@ -418,20 +419,20 @@ def test_due_names_the_full_the_old_the_wanted_and_the_largest(tmp_path: Path) -
     store.close()
 
 
-def test_an_index_that_moved_without_data_becomes_durable_too(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path)
+def test_an_index_that_moved_without_data_becomes_durable_too(home: Home) -> None:
+    store = open_with_shard(home)
     apply_all(store, [b"", b""], 1, term=4)
     assert flush_now(store) == 2
     store.close()
-    store = open_store(tmp_path)
+    store = open_store(home)
     (record,) = store.shards()
     assert (record.applied_index, record.applied_term) == (2, 4)
     store.close()
 
 
-def test_flushing_what_is_clean_or_in_flight(tmp_path: Path) -> None:
+def test_flushing_what_is_clean_or_in_flight(home: Home) -> None:
     jobs = ManualJobs()
-    store = open_with_shard(tmp_path, SMALL, jobs)
+    store = open_with_shard(home, SMALL, jobs)
     outcome = Outcome()
     assert store.freeze(GROUP) == 0
     store.flush(GROUP, outcome)
@@ -467,15 +468,15 @@ def test_a_flush_that_waits_for_a_shards_first_record_is_made_again(tmp_path: Pa
 # -- shards -------------------------------------------------------------------------------------------------------------
 
 
-def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+def test_shards_come_back_as_they_were(home: Home) -> None:
+    store = open_store(home)
     done = Outcome()
     descriptor = ShardDescriptor(b"\0\5", b"\0\6", 3, 4, 5, 6, 7, b"extra")
     store.create(9, descriptor, b"nine", index=100, term=7, done=done)
     store.create(2, DESCRIPTOR, b"two")
     assert done.calls == [(None, None)]
     store.close()
-    store = open_store(tmp_path)
+    store = open_store(home)
     two, nine = store.shards()
     assert (two.group, two.descriptor, two.membership) == (2, DESCRIPTOR, b"two")
     assert (nine.group, nine.descriptor, nine.membership) == (9, descriptor, b"nine")
@@ -494,8 +495,8 @@ def test_shards_must_not_overlap(store: KeyValueStore) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_dropped_shard_leaves_nothing_or_its_keys_to_another(tmp_path: Path, keep: bool) -> None:
-    store = open_with_shard(tmp_path)
+def test_a_dropped_shard_leaves_nothing_or_its_keys_to_another(home: Home, keep: bool) -> None:
+    store = open_with_shard(home)
     apply_all(store, puts(5), 1)
     flush_now(store)
     apply_all(store, puts(2), 6)
@@ -505,7 +506,7 @@ def test_a_dropped_shard_leaves_nothing_or_its_keys_to_another(tmp_path: Path, k
     store.create(9, DESCRIPTOR, MEMBERSHIP_BYTES)
     assert len(scan_all(store, group=9)) == (5 if keep else 0)
     store.close()
-    store = open_store(tmp_path)
+    store = open_store(home)
     assert [record.group for record in store.shards()] == [9]
     store.close()
 
@@ -523,15 +524,15 @@ def test_p72_a_command_of_another_epoch_does_nothing_when_it_is_applied(
     assert store.shard(GROUP).applied_index == 1
 
 
-def test_p96_a_new_base_lifts_revisions_and_is_durable(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path)
+def test_p96_a_new_base_lifts_revisions_and_is_durable(home: Home) -> None:
+    store = open_with_shard(home)
     (before,) = apply_all(store, [put(key(1), b"a").encode()], 1)
     store.describe(GROUP, dataclasses.replace(DESCRIPTOR, revision_base=BASE + 500))
     (after,) = apply_all(store, [put(key(1), b"b").encode()], 2)
     assert after == BASE + 502 > before
     flush_now(store)
     store.close()
-    store = open_store(tmp_path)
+    store = open_store(home)
     (again,) = apply_all(store, [put(key(1), b"c").encode()], 3)
     assert again == BASE + 503
     condition = (ConditionKind.CONDITION_REVISION, key(1), before)
@@ -555,8 +556,8 @@ def test_p16_no_default_leaves_out_a_sync(tmp_path: Path) -> None:
     store.close()
 
 
-def test_p14_a_full_map_is_grown_and_nobody_sees_it(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path, dataclasses.replace(SMALL, map_bytes=1 << 20))
+def test_p14_a_full_map_is_grown_and_nobody_sees_it(home: Home) -> None:
+    store = open_with_shard(home, dataclasses.replace(SMALL, map_bytes=1 << 20))
     before = store.space().map_bytes
     count = 0
     while store.space().map_bytes < 8 * before:
@@ -572,8 +573,8 @@ def test_p14_a_full_map_is_grown_and_nobody_sees_it(tmp_path: Path) -> None:
     store.close()
 
 
-def test_p14_reads_go_on_when_the_map_grows_under_them(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path, dataclasses.replace(SMALL, map_bytes=1 << 20))
+def test_p14_reads_go_on_when_the_map_grows_under_them(home: Home) -> None:
+    store = open_with_shard(home, dataclasses.replace(SMALL, map_bytes=1 << 20))
     apply_all(store, puts(10), 1)
     flush_now(store)
     assert store.get(GROUP, key(1)) is not None
@@ -587,8 +588,8 @@ def test_p14_reads_go_on_when_the_map_grows_under_them(tmp_path: Path) -> None:
     store.close()
 
 
-def test_an_error_of_a_read_that_no_growth_explains_is_final(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path)
+def test_an_error_of_a_read_that_no_growth_explains_is_final(home: Home) -> None:
+    store = open_with_shard(home)
     apply_all(store, puts(1), 1)
     flush_now(store)
     assert store.get(GROUP, key(0)) is not None
@@ -600,9 +601,9 @@ def test_an_error_of_a_read_that_no_growth_explains_is_final(tmp_path: Path) -> 
 
 
 def test_p11_the_first_failed_write_is_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_with_shard(tmp_path)
+    store = open_with_shard(home)
     told: list[StorageError] = []
     store.on_failed = told.append
     apply_all(store, puts(1), 1)
@@ -626,15 +627,15 @@ def test_p11_the_first_failed_write_is_the_last(
         store.apply(runs_of([b""], 2), 10)
     assert told == [first.error]
     store.close()
-    store = open_store(tmp_path)
+    store = open_store(home)
     assert store.shard(GROUP).applied_index == 0
     store.close()
 
 
 def test_p13_without_room_a_flush_does_nothing_and_heals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_with_shard(tmp_path)
+    store = open_with_shard(home)
     apply_all(store, puts(10), 1)
     with monkeypatch.context() as full:
         full.setattr(store._tree, "make_room", lambda more: False)
@@ -649,15 +650,17 @@ def test_p13_without_room_a_flush_does_nothing_and_heals(
     store.close()
 
 
-def test_room_is_there_before_a_flush_needs_it(tmp_path: Path) -> None:
-    store = open_with_shard(tmp_path, dataclasses.replace(SMALL, map_bytes=1 << 28))
+def test_room_is_there_before_a_flush_needs_it(home: Home) -> None:
+    store = open_with_shard(home, dataclasses.replace(SMALL, map_bytes=1 << 28))
     tree = store._tree
     assert tree.make_room(5 << 20)
-    size = tree.file.stat().st_size
+    size = tree.file_bytes()
     assert size >= 5 << 20
-    assert tree.file.stat().st_blocks * 512 >= 5 << 20, "blocks, not a hole"
+    data = tree.disk.open(tree.file)
+    assert data.allocated_bytes() >= 5 << 20, "blocks, not a hole"
+    data.close()
     assert not tree.make_room(1 << 60)
-    assert tree.file.stat().st_size == size
+    assert tree.file_bytes() == size
     apply_all(store, puts(100), 1)
     flush_now(store)
     space = store.space()
@@ -679,13 +682,13 @@ def test_a_file_cut_short_is_refused_before_it_is_read(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_the_store_of_another_log_is_refused(tmp_path: Path) -> None:
-    open_with_shard(tmp_path, dataclasses.replace(SMALL, store_id=77)).close()
-    store = open_store(tmp_path)
+def test_the_store_of_another_log_is_refused(home: Home) -> None:
+    open_with_shard(home, dataclasses.replace(SMALL, store_id=77)).close()
+    store = open_store(home)
     assert store.store_id == 77
     store.close()
     with pytest.raises(WrongStore):
-        open_store(tmp_path, dataclasses.replace(SMALL, store_id=78))
+        open_store(home, dataclasses.replace(SMALL, store_id=78))
 
 
 @pytest.mark.parametrize("database", ["shards", "meta"])
@@ -721,10 +724,10 @@ def test_a_newer_format_of_the_store_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_a_shard_that_has_only_begun_is_read_on_a_thread_as_well(tmp_path: Path) -> None:
+def test_a_shard_that_has_only_begun_is_read_on_a_thread_as_well(home: Home) -> None:
     """Its record is still on its way to the tree: that is no reason to say that it is not here."""
     jobs, readers = ManualJobs(), ManualJobs()
-    store = open_store(tmp_path, THREADED, jobs, readers)
+    store = open_store(home, THREADED, jobs, readers)
     store.create(GROUP, DESCRIPTOR, MEMBERSHIP_BYTES)
     apply_all(store, [put(PREFIX + b"a", b"v").encode()], first=1)
     read, scanned = Outcome(), Outcome()

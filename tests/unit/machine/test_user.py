@@ -31,6 +31,7 @@ from multiraft.machine.states import At, States, decode_note, write_state
 from multiraft.machine.user import UserMachines
 from multiraft.machine.user_files import UserFiles
 from multiraft.worker import InlineWorker
+from tests.unit.disks import Home, placed
 
 from .harness import ENTRIES, MEMBERSHIP, MEMBERSHIP_BYTES, MEMBERSHIP_RUN, Outcome
 
@@ -98,10 +99,11 @@ class Log:
 class Host:
     """Machines over manual jobs, with everything that they tell."""
 
-    def __init__(self, folder: Path, kinds: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path | Home, kinds: dict[str, Any] | None = None) -> None:
         self.jobs = Manual()
         self.told: list[Any] = []
-        self.states = States(folder)
+        home = placed(folder)
+        self.states = States(home.path, home.disk)
         self.machines = UserMachines(
             self.states, self.states.found(), Pool(lambda _: self.jobs, 1), lambda act: act()
         )
@@ -139,8 +141,8 @@ class Host:
         self.told.append(("stopped", str(cause)))
 
 
-def test_entries_memberships_and_reads_take_their_turns(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_entries_memberships_and_reads_take_their_turns(home: Home) -> None:
+    host = Host(home)
     one = host.begin()
     host.commit(1, b"a", b"refuse", b"b")
     host.commit(4, b"m", kind=MEMBERSHIP_RUN)
@@ -164,8 +166,8 @@ def test_entries_memberships_and_reads_take_their_turns(tmp_path: Path) -> None:
     assert late.result == [b"a", b"b", b"c"]
 
 
-def test_an_empty_entry_is_a_leaders_own_and_an_unknown_version_stops(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_an_empty_entry_is_a_leaders_own_and_an_unknown_version_stops(home: Home) -> None:
+    host = Host(home)
     one = host.begin()
     runs = CommittedRuns()
     runs.append(GROUP, 1, 1, ENTRIES, [b"", encode_command(b"a"), b"\x02new"])
@@ -182,8 +184,8 @@ def test_p82_a_peer_cannot_ask_for_an_entry_that_would_stop_every_replica() -> N
         assert isinstance(unreadable_by_users(command), FormatUnsupported)
 
 
-def test_a_gap_or_an_entry_twice_is_our_own_mistake(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_a_gap_or_an_entry_twice_is_our_own_mistake(home: Home) -> None:
+    host = Host(home)
     host.begin()
     host.commit(1, b"a")
     for wrong in (1, 3):
@@ -191,8 +193,8 @@ def test_a_gap_or_an_entry_twice_is_our_own_mistake(tmp_path: Path) -> None:
             host.commit(wrong, b"x")
 
 
-def test_after_a_failure_nothing_is_applied_and_everybody_is_answered(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_after_a_failure_nothing_is_applied_and_everybody_is_answered(home: Home) -> None:
+    host = Host(home)
     one = host.begin()
     host.jobs.run()
     host.commit(1, b"a", b"raise", b"b")
@@ -213,9 +215,9 @@ def test_after_a_failure_nothing_is_applied_and_everybody_is_answered(tmp_path: 
     assert "broken" in str(late.error)
 
 
-def test_a_machine_that_fails_under_a_read_or_a_save_leaves_nobody_waiting(tmp_path: Path) -> None:
+def test_a_machine_that_fails_under_a_read_or_a_save_leaves_nobody_waiting(home: Home) -> None:
     for what in ("read", "save", "snapshot"):
-        host = Host(tmp_path / what)
+        host = Host(home / what)
         host.begin()
         host.commit(1, b"a")
         host.jobs.run()
@@ -225,37 +227,40 @@ def test_a_machine_that_fails_under_a_read_or_a_save_leaves_nobody_waiting(tmp_p
         elif what == "save":
             host.files.save(GROUP, saved.append)
         else:
-            host.files.snapshot(GROUP, tmp_path / "out", outcome)
+            host.files.snapshot(GROUP, home.path / "out", outcome)
         tell = host.jobs.step(report=False)
         host.machines.fail(host.machines[GROUP], RuntimeError("elsewhere"))
         tell()
         assert saved == [None] if what == "save" else isinstance(outcome.error, Quarantined)
 
 
-def file_of(folder: Path, index: int, *commands: bytes, machine: str = "log") -> tuple[Path, Any]:
+def file_of(
+    folder: Path | Home, index: int, *commands: bytes, machine: str = "log"
+) -> tuple[Path, Any]:
     """A snapshot as another node would send it, with its record."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"sent-{index}"
+    home = placed(folder)
+    home.disk.make_directory(home.path)
+    path = home.path / f"sent-{index}"
     at = At(index, 7, MEMBERSHIP_BYTES, index)
-    info = write_state(RealDisk(), path, Kind.BYTES, GROUP, machine, at, [b",".join(commands)]).info
+    info = write_state(home.disk, path, Kind.BYTES, GROUP, machine, at, [b",".join(commands)]).info
     base = Base(index, 7, 1, MEMBERSHIP)  # type: ignore[arg-type]
     return path, SnapshotRecord(base, path.name, info.size, info.crc)
 
 
 def test_p53_p60_a_snapshot_takes_the_place_of_what_is_older_and_of_nothing_else(
-    tmp_path: Path,
+    home: Home,
 ) -> None:
-    host = Host(tmp_path / "own")
+    host = Host(home / "own")
     one = host.begin()
     host.commit(1, b"a", b"b", b"c", b"d")
     host.jobs.run()
     for index in (3, 4):
         outcome = Outcome()
-        host.files.install(GROUP, *file_of(tmp_path / "in", index, b"x"), outcome)
+        host.files.install(GROUP, *file_of(home / "in", index, b"x"), outcome)
         assert outcome.result is False
     newer, older = Outcome(), Outcome()
-    host.files.install(GROUP, *file_of(tmp_path / "in", 20, b"y"), newer)
-    host.files.install(GROUP, *file_of(tmp_path / "in", 10, b"x"), older)
+    host.files.install(GROUP, *file_of(home / "in", 20, b"y"), newer)
+    host.files.install(GROUP, *file_of(home / "in", 10, b"x"), older)
     assert (newer.result, older.result) == (True, False)
     assert (one.at.index, one.at.term) == (20, 7)
     host.commit(21, b"z", term=7)
@@ -264,11 +269,11 @@ def test_p53_p60_a_snapshot_takes_the_place_of_what_is_older_and_of_nothing_else
     host.machines.read(GROUP, None, read)
     host.jobs.run()
     assert read.result == [b"y", b"z"]
-    assert [path.name for path in (tmp_path / "own").iterdir()] == [f"{GROUP}-{20:020d}.state"]
+    assert home.disk.names(home.path / "own") == [f"{GROUP}-{20:020d}.state"]
 
 
-def test_a_snapshot_that_comes_under_a_job_loses_no_read_and_no_later_entry(tmp_path: Path) -> None:
-    host = Host(tmp_path / "own")
+def test_a_snapshot_that_comes_under_a_job_loses_no_read_and_no_later_entry(home: Home) -> None:
+    host = Host(home / "own")
     one = host.begin()
     host.jobs.run()
     host.commit(1, *[b"%d" % n for n in range(1, 13)])
@@ -276,7 +281,7 @@ def test_a_snapshot_that_comes_under_a_job_loses_no_read_and_no_later_entry(tmp_
     host.machines.read(GROUP, None, read)
     tell = host.jobs.step(report=False)  # the entries, under the old machine
     installed = Outcome()
-    host.files.install(GROUP, *file_of(tmp_path / "in", 10, b"s"), installed)
+    host.files.install(GROUP, *file_of(home / "in", 10, b"s"), installed)
     assert installed.result is True and one.queued_entries == 2
     tell()
     host.jobs.run()
@@ -288,37 +293,37 @@ def test_a_snapshot_that_comes_under_a_job_loses_no_read_and_no_later_entry(tmp_
     assert [event[1:3] for event in host.told if event[0] == "applied"] == [(11, 2)]
 
 
-def test_a_read_under_way_is_asked_again_of_what_took_its_place(tmp_path: Path) -> None:
-    host = Host(tmp_path / "own")
+def test_a_read_under_way_is_asked_again_of_what_took_its_place(home: Home) -> None:
+    host = Host(home / "own")
     host.begin()
     host.jobs.run()
     read = Outcome()
     host.machines.read(GROUP, None, read)
     tell = host.jobs.step(report=False)
-    host.files.install(GROUP, *file_of(tmp_path / "in", 10, b"s"), Outcome())
+    host.files.install(GROUP, *file_of(home / "in", 10, b"s"), Outcome())
     tell()
     assert not read.calls
     host.jobs.run()
     assert read.result == [b"s"]
 
 
-def test_p59_a_damaged_or_foreign_file_changes_nothing(tmp_path: Path) -> None:
-    host = Host(tmp_path / "own")
+def test_p59_a_damaged_or_foreign_file_changes_nothing(home: Home) -> None:
+    host = Host(home / "own")
     one = host.begin()
     host.commit(1, b"a")
     host.jobs.run()
-    path, record = file_of(tmp_path / "in", 10, b"x" * 100)
-    whole = path.read_bytes()
+    path, record = file_of(home / "in", 10, b"x" * 100)
+    whole = home.disk.read(path)
     for at in range(0, len(whole), 7):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        home.disk.write(path, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         outcome = Outcome()
         host.files.install(GROUP, path, record, outcome)
         assert outcome.error is not None
     foreign = Outcome()
-    host.files.install(GROUP, *file_of(tmp_path / "in", 10, b"x", machine="other"), foreign)
+    host.files.install(GROUP, *file_of(home / "in", 10, b"x", machine="other"), foreign)
     assert isinstance(foreign.error, PeerProtocolError) and "'other'" in str(foreign.error)
     assert one.at.index == 1 and one.life is Life.RUNNING
-    assert list((tmp_path / "own").iterdir()) == []
+    assert home.disk.names(home.path / "own") == []
 
 
 @pytest.mark.parametrize("note", [b"", b"\xc1", b"\x91\x01", b"\x92\x01\x02", b"\x92\xa1x\x7f"])

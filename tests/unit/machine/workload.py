@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from multiraft.machine.commands import ConditionKind, OperationKind
 from multiraft.machine.options import StoreOptions
 from multiraft.machine.shards import COLD, Cold
+from tests.unit.disks import Home
 from tests.unit.machine.harness import (
     DESCRIPTOR,
     EPOCH,
@@ -37,7 +37,7 @@ NAMES = [
 class Workload:
     """`history[i]` is the state after entry i, by the model; `results[i]` its result."""
 
-    def __init__(self, folder: Path, options: StoreOptions, seed: int):
+    def __init__(self, folder: Home, options: StoreOptions, seed: int):
         self.random = random.Random(seed)
         self.folder = folder
         self.replicas = [Replica(folder / name, options) for name in ("one", "two")]
@@ -194,7 +194,7 @@ class Workload:
         if receiver.store.shard(GROUP).installing:
             return
         self.snapshots += 1
-        path = self.folder / f"snapshot-{self.snapshots}"
+        path = self.folder.path / f"snapshot-{self.snapshots}"
         written, installed = Outcome(), Outcome()
         flushed = sender.store.shard(GROUP).flushed_index
         sender.store.snapshot(GROUP, path, written)
@@ -213,7 +213,7 @@ class Workload:
         assert installed.result == newer
         if newer:
             assert receiver.index >= info.index
-        path.unlink()
+        self.folder.disk.remove(path)
 
     def advance(self, replica: Replica) -> None:
         """One step of one of a replica's workers."""
