@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from multiraft._core import crc32c
+from multiraft._core import CommittedRuns, crc32c
 from multiraft.errors import (
     FormatUnsupported,
     NoSpace,
@@ -361,6 +361,41 @@ def test_p59_a_damaged_or_wrong_file_changes_nothing(
     assert isinstance(missing.error, OSError)
     apply_all(follower, [put(key(1), b"goes on").encode()], 2)
     assert install_now(follower, tmp_path / "file", record), "and a whole one is taken afterwards"
+
+
+def test_a_shard_that_met_an_unknown_command_goes_on_behind_a_snapshot_that_it_can_read(
+    leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
+) -> None:
+    newer = b"\2" + put(key(2), b"").encode()[1:]
+    stopped = runs_of([newer, put(key(3), b"behind").encode()], 2)
+    held = CommittedRuns()
+    assert follower.apply(stopped, 100, held) == 0
+    assert GROUP in follower.alarms()
+    before = scan_all(follower)
+    info = snapshot_now(leader, tmp_path / "file")
+    record = snapshot_record(info)
+
+    of_another_format = bytearray((tmp_path / "file").read_bytes())
+    of_another_format[4] += 1
+    (tmp_path / "newer").write_bytes(of_another_format)
+    refused = Outcome()
+    follower.install(GROUP, tmp_path / "newer", record, refused)
+    assert isinstance(refused.error, FormatUnsupported)
+    follower.release()
+    assert follower.apply(held, 100) == 0
+    assert follower.stopped == ApplyStop.STOP_FORMAT
+    assert GROUP in follower.alarms()
+    assert follower.shard(GROUP).alarm is not None
+    assert scan_all(follower) == before
+
+    assert install_now(follower, tmp_path / "file", record)
+    assert not follower.alarms()
+    assert follower.shard(GROUP).alarm is None
+    follower.release()
+    assert follower.apply(held, 100) == 2, "what was held lies below the snapshot: passed over"
+    assert scan_all(follower) == scan_all(leader)
+    apply_all(follower, [put(key(1), b"goes on").encode()], 31)
+    assert follower.get(GROUP, key(1)) == (BASE + 31, b"goes on")
 
 
 def test_p66_a_snapshot_that_overlaps_another_shard_is_refused(
