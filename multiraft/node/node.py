@@ -715,6 +715,7 @@ class Node:
         self.multi.discard(node)
         self.peers.link_up(node)
         self.multi.unreachable(node)
+        self.transfers.link_up(node)
         self.admission.greet(node)
         self.forwarding.retry()
         self.turn.kick()

@@ -12,6 +12,7 @@ import pytest
 from multiraft import Node
 from multiraft._core import CommittedRuns
 from multiraft.errors import FormatUnsupported
+from multiraft.ids import NodeId
 from multiraft.interfaces import FileMeta, Membership
 from multiraft.node import keeper, snapshots
 from multiraft.node.keeper import Keeper
@@ -196,10 +197,45 @@ def test_a_shard_that_met_an_unknown_command_is_healed_by_its_leaders_snapshot(
             assert await follower.store.get(b"k", timeout=20) == b"behind"
             assert await follower.store.put(b"k", b"after", timeout=20) > 0
             await cluster.until(lambda: not waits(follower, 1))
-            await cluster.until(
-                lambda: follower.multi.indexes(1)[3] == leader.multi.indexes(1)[3]
-            )
+            await cluster.until(lambda: follower.multi.indexes(1)[3] == leader.multi.indexes(1)[3])
             assert not follower.status().quarantined
+
+    arun(main())
+
+
+def test_p58_a_member_that_refuses_every_snapshot_is_sent_ever_fewer_and_healed_at_once(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_at_once(monkeypatch)
+
+    async def main() -> None:
+        async with trio(tmp_path, shards=1, memtable_age_s=0.1) as cluster:
+            await cluster.start(1, 2, 3)
+            await cluster.ready()
+            leader, follower, _ = await roles(cluster, 1)
+            hear = deafen(follower)
+            await cut_beyond(cluster, leader, follower)
+            install, refused = follower.machine.install, 0
+
+            def refuse(group: int, path: Any, record: Any, done: Any) -> None:
+                nonlocal refused
+                refused += 1
+                done(None, FormatUnsupported("a snapshot file of version 9"))
+
+            follower.machine.install = refuse  # type: ignore[method-assign,assignment]
+            hear()
+            await cluster.until(lambda: refused > 0)
+            begun = leader._ticks
+            await cluster.until(lambda: leader._ticks >= begun + 100)
+            assert refused <= 5  # after 0, 5, 15, 35 and 75 ticks
+            assert leader.status().snapshots_failed >= refused - 1 > 0
+            assert leader.status().snapshots_sent >= refused
+            assert "is not taken; the next one not before" in caplog.text
+            follower.machine.install = install  # type: ignore[method-assign]
+            leader.transport.drop(NodeId(follower.config.node_id))
+            await cluster.until(lambda: follower.transfers.installed > 0)
+            assert follower.status().snapshots_installed > 0
+            assert await follower.store.get(b"k", timeout=20) == b"behind"
 
     arun(main())
 
