@@ -219,7 +219,12 @@ class Snapshots:
             logger.warning("an announced snapshot of group %d: %s", group, error)
             return
         node = next((m.node for m in members if m.replica == sender), None)
-        if node is None or group in self._installing:
+        if node is None or group in self._installing or group not in self._multi:
+            return
+        if not 0 < term <= self._multi.replica(group).status().term:
+            logger.warning(
+                "a snapshot of group %d was announced under a term to come: %d", group, term
+            )
             return
         stale = [key for key, offer in self._offers.items() if offer.group == group]
         for old in stale:

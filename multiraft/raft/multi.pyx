@@ -272,7 +272,8 @@ cdef class MultiRaft:
     # -- inputs ---------------------------------------------------------------------------------------------------------------
 
     def step_frame(self, node, view):
-        """Step every message of one checked frame from ``node``. Raises PeerProtocolError for one that is not one.
+        """Step every message of one checked frame from ``node``. Raises PeerProtocolError for one that is none, or that cannot be
+        true: it changes nothing, and those behind it are not looked at.
 
         Messages for groups that are not here are counted and dropped: they never make a replica (pitfall 67).
         """
