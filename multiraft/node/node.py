@@ -43,6 +43,7 @@ from multiraft.node.dispatch import open_gateway
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.groups import Group
 from multiraft.node.keeper import Keeper
+from multiraft.node.leadership import CLEAN_UP_S, end_tasks
 from multiraft.node.meta import ShardMap
 from multiraft.node.peers import Peers
 from multiraft.node.placing import Placing
@@ -523,9 +524,8 @@ class Node:
         try:
             if self.gateway is not None:
                 await self.gateway.close()
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for task in await end_tasks(self._tasks, CLEAN_UP_S):
+                logger.error("node %d ends without %r", self.config.node_id, task.get_coro())
         finally:
             if hasattr(self, "transport"):
                 await self.transport.close()
