@@ -516,7 +516,15 @@ cdef int write_base(Engine engine, Replica* replica, uint32_t kind, uint64_t ind
 
 
 cdef int compact(Engine engine, Replica* replica, uint64_t index, membership) except -1:
-    """Forget everything at and below ``index``, which the state machine holds durably; ``membership`` is as of there."""
+    """Forget everything at and below ``index``, which the state machine holds durably.
+
+    The BASE that stands for it carries ``membership``, or with None the present one, which may be newer than that at ``index``: all
+    that is applied by now, so nothing that could be cut again. No start goes wrong by it. A replica is restored with the
+    membership of its state, which is exact at the state's applied index, and the changes behind that are applied anew. A BASE's own
+    counts in three cases only (``node/placing``): at index 0, where no compaction has written it; until the mark of an installed
+    snapshot takes its place, before any message is taken; and where the state is gone: then the replica applies nothing
+    and does not campaign until a snapshot brings another.
+    """
     cdef uint64_t term = log_term(&replica.log, index)
     if index <= replica.log.base_index:
         return 0

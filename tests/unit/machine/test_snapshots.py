@@ -20,7 +20,7 @@ from multiraft.errors import (
     ShardMoved,
     SyncFailed,
 )
-from multiraft.interfaces import SnapshotRecord
+from multiraft.interfaces import Member, Membership, SnapshotRecord
 from multiraft.machine import flush, snapshot
 from multiraft.machine.chunks import Items, check_chunk, pack_chunk
 from multiraft.machine.descriptors import ShardDescriptor, ShardRecord
@@ -39,11 +39,13 @@ from multiraft.machine.snapshot import (
 from multiraft.machine.snapshot import (
     Outcome as AtOpen,
 )
+from multiraft.records import encode_membership
 from tests.unit.machine.harness import (
     BASE,
     DESCRIPTOR,
     EPOCH,
     GROUP,
+    MEMBERSHIP,
     MEMBERSHIP_BYTES,
     PREFIX,
     SMALL,
@@ -202,6 +204,17 @@ def test_p59_a_file_with_a_bit_flipped_in_any_byte_is_not_whole(tmp_path: Path) 
             check_snapshot(tmp_path / "damaged")
 
 
+def test_p59_a_chunk_is_checked_again_when_it_is_used(tmp_path: Path) -> None:
+    """The disk may have changed it since the whole file was checked."""
+    write_file(tmp_path / "file")
+    whole = (tmp_path / "file").read_bytes()
+    body = next(read_chunks(tmp_path / "file"))
+    at = whole.index(body) + len(body) // 2
+    (tmp_path / "file").write_bytes(whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :])
+    with pytest.raises(PeerProtocolError, match="chunk is damaged"):
+        list(read_entries(tmp_path / "file"))
+
+
 def test_lengths_that_promise_more_than_there_is_cost_nothing(tmp_path: Path) -> None:
     write_file(tmp_path / "file", count=6, per_chunk=3)
     whole = (tmp_path / "file").read_bytes()
@@ -282,17 +295,19 @@ def test_p52_the_membership_and_all_else_of_a_shard_come_with_its_snapshot(
     leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
 ) -> None:
     """... and outlive a restart: nothing behind it needs the log."""
-    leader.membership_applied(GROUP, 31, 4, MEMBERSHIP_BYTES)
+    changed = encode_membership(Membership((*MEMBERSHIP.members, Member(3, 3, 1))))  # type: ignore[arg-type]
+    leader.membership_applied(GROUP, 31, 4, changed)
     descriptor = dataclasses.replace(DESCRIPTOR, range_epoch=EPOCH + 2, replica_next=9)
     leader.describe(GROUP, descriptor)
     install_now(
         follower, tmp_path / "file", snapshot_record(snapshot_now(leader, tmp_path / "file"))
     )
+    assert follower.shard(GROUP).membership == changed
     follower.close()
     again = open_store(tmp_path / "follower")
     (record,) = again.shards()
     assert (record.applied_index, record.applied_term) == (31, 4)
-    assert (record.membership, record.descriptor) == (MEMBERSHIP_BYTES, descriptor)
+    assert (record.membership, record.descriptor) == (changed, descriptor)
     again.close()
 
 

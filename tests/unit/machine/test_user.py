@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,16 @@ def test_p59_a_damaged_or_foreign_file_changes_nothing(tmp_path: Path) -> None:
         outcome = Outcome()
         host.files.install(GROUP, path, record, outcome)
         assert outcome.error is not None
+    path.write_bytes(whole)
+    for claim in (
+        replace(record, crc=record.crc ^ 1),
+        replace(record, size=record.size + 1),
+        replace(record, base=replace(record.base, term=8)),
+        replace(record, base=replace(record.base, index=11)),
+    ):
+        outcome = Outcome()
+        host.files.install(GROUP, path, claim, outcome)
+        assert isinstance(outcome.error, PeerProtocolError)
     foreign = Outcome()
     host.files.install(GROUP, *file_of(tmp_path / "in", 10, b"x", machine="other"), foreign)
     assert isinstance(foreign.error, PeerProtocolError) and "'other'" in str(foreign.error)
