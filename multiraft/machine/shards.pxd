@@ -12,7 +12,7 @@ cpdef enum ApplyStop:
     STOP_BUDGET = 1         # as many entries or bytes as one call may apply
     STOP_MEMBERSHIP = 2     # the next item is a membership entry: the turn handles it
     STOP_FULL = 3           # its memtable is full and the one before it not flushed yet, or all of them together are too large
-    STOP_FORMAT = 4         # a command that this version cannot read: the shard applies nothing more (see `alarms`)
+    STOP_FORMAT = 4         # a command that this version cannot read: the shard waits for a snapshot (see `alarms`)
     STOP_ABSENT = 5         # a group that has no shard here
     STOP_INSTALLING = 6     # a snapshot is being installed
     STOP_BUSY = 7           # the tree's map is being grown just now: go on in the next turn
@@ -37,7 +37,7 @@ cdef class Shard:
     cdef public bint wanted                 # somebody asked for a flush
     cdef public bint scanned                # somebody scanned the active memtable: the next one keeps its order from the start
     cdef public int64_t dirty_since_ns      # when `due` first saw something unflushed; 0 where there is nothing
-    cdef readonly object alarm              # why it stopped for good, or None
+    cdef readonly object alarm              # why it applies nothing more, or None; a snapshot clears it
     cdef bint held                          # some of its items wait in a list of held ones
     # the descriptor again, for the path of a put
     cdef bytes start

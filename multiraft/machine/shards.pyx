@@ -583,9 +583,14 @@ cdef class ShardTable:
         shard.flushing = False
 
     def replace(self, record):
-        """The tree holds another state of the shard now (a snapshot's): forget what memory knew."""
+        """The tree holds another state of the shard now (a snapshot's): forget what memory knew.
+
+        A shard that had stopped before an entry it cannot read goes on behind the snapshot, which holds what that entry did.
+        """
         cdef Shard shard = self.shard(record.group)
         shard.generation += 1
+        shard.alarm = None
+        self.alarmed.pop(shard.group, None)
         shard.active = Memtable.__new__(Memtable, self.seed)
         shard.frozen = None
         shard.frozen_record = None

@@ -228,6 +228,21 @@ class UserMachines:
             hosted.files.append((start, done))
             self._pump(hosted)
 
+    def hold(
+        self, hosted: Hosted, then: Callable[[], None], lost: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Let a machine stand still until what comes back is called; then ``then()``, or ``lost()`` if it failed or changed."""
+        generation = hosted.generation
+        hosted.busy = True
+
+        def go_on() -> None:
+            hosted.busy = False
+            if not self._stopped:
+                (then if generation == hosted.generation else lost)()
+                self._pump(hosted)
+
+        return go_on
+
     def replaced(self, hosted: Hosted, at: At, state: State) -> None:
         """A snapshot took the place of the machine's state: it is brought up anew from there, whatever it was before."""
         hosted.generation += 1
@@ -235,7 +250,7 @@ class UserMachines:
         hosted.drop_through(at.index)
         hosted.reads.extendleft(reversed(hosted.answering))  # asked of what is gone: ask again
         hosted.answering = []
-        hosted.logged_bytes, hosted.saving = 0, False
+        hosted.logged_bytes, hosted.saving, hosted.alarm = 0, False, ""
         self._open(hosted)
 
     # -- the next job -----------------------------------------------------------------------------------------------------------

@@ -45,21 +45,40 @@ class UserFiles:
             and hosted.logged_bytes >= max(log_bytes_max, size)
         )
 
-    def save(self, group: int, done: Callable[[At | None], None]) -> None:
-        """Make what a machine has applied durable; then ``done(where)``, None where that failed (``alarm`` says why)."""
+    def save(
+        self,
+        group: int,
+        covered: Callable[[Callable[[], None]], None],
+        done: Callable[[At | None], None],
+    ) -> None:
+        """Make what a machine has applied durable; then ``done(where)``, None where that came to nothing (``alarm`` says why).
+
+        The machine stands still from when ``covered(go on)`` is called until what it is given is: all that it has applied
+        by then, and nothing else, is in the file. Where it fails or is replaced meanwhile, there is nothing to be said of the save.
+        """
         hosted = self._machines[group]
         hosted.saving = True
-        before = hosted.state
+        generation, before = hosted.generation, hosted.state
 
         def saved(written: tuple[At, State] | None, error: BaseException | None) -> None:
+            if generation != hosted.generation:
+                if written is not None and written[1].path != _path(hosted.state):
+                    self._remove(written[1].path)
+                done(None)
+                return
             hosted.saving = False
             if written is None:
                 # What it holds is as good as before; it is tried again when as much was logged once more.
                 hosted.logged_bytes = 0
-                hosted.alarm = f"its state could not be saved: {error}"
-                logger.error(
-                    "group %d (%s): %s", group, hosted.name, hosted.alarm, extra={"group": group}
-                )
+                if hosted.life is not Life.STOPPED:
+                    hosted.alarm = f"its state could not be saved: {error}"
+                    logger.error(
+                        "group %d (%s): %s",
+                        group,
+                        hosted.name,
+                        hosted.alarm,
+                        extra={"group": group},
+                    )
                 done(None)
                 return
             at, hosted.state = written
@@ -68,10 +87,16 @@ class UserFiles:
                 self._remove(before.path)
             done(at)
 
-        def start() -> None:
+        def write() -> None:
             hosted.logged_bytes = 0
             path = self._machines.states.path(group, hosted.at.index)
             self._write(hosted, path, False, saved)
+
+        def start() -> None:
+            nonlocal generation, before
+            generation, before = hosted.generation, hosted.state
+            hosted.saving = True
+            covered(self._machines.hold(hosted, write, lambda: saved(None, None)))
 
         self._machines.enqueue(hosted, start, saved)
 
@@ -158,6 +183,10 @@ class UserFiles:
                 logger.warning("%s could not be removed: %s", path.name, error)
 
         self._files.submit(lambda: self._machines.states.disk.remove(path), done)
+
+
+def _path(state: State | None) -> Path | None:
+    return None if state is None else state.path
 
 
 def at_of(info: SnapshotInfo) -> At:

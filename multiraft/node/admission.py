@@ -12,7 +12,7 @@ replica does by itself: votes, appends of other leaders, reads, transfers, membe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from multiraft._core import MessageKind
@@ -85,6 +85,8 @@ class Admission:
     stopped: dict[int, Stopped] = field(default_factory=dict)
     refused: Refusals = field(default_factory=Refusals)
     _handing: dict[int, int] = field(default_factory=dict)
+    _alarmed: set[int] = field(default_factory=set)
+    """Shards that are quarantined for what the store says of them."""
     _ticks: int = 0
 
     # -- looking --------------------------------------------------------------------------------------------------------------
@@ -92,11 +94,18 @@ class Admission:
     def turned(self) -> None:
         """A turn has applied what it could."""
         alarms = self.machine.alarms()
-        if alarms and not alarms.keys() <= self.stopped.keys():
-            for group in sorted(set(alarms) - set(self.stopped)):
-                self.quarantine(group, alarms[group])
+        if alarms.keys() != self._alarmed:
+            self._look_at(alarms)
         shut = self.scarce or bool(self.stopped) or self.machine.table.pressed
         self.waiters.gate = self.judge if shut else None
+
+    def _look_at(self, alarms: Mapping[int, MultiRaftError]) -> None:
+        """A shard stopped before a command that it cannot read, or goes on behind a snapshot that holds what it did."""
+        for group in sorted(alarms.keys() - self._alarmed):
+            self.quarantine(group, alarms[group])
+        for group in sorted(self._alarmed - alarms.keys()):
+            self.release(group)
+        self._alarmed = set(alarms)
 
     def tick(self) -> None:
         """Look at the room on the disks, and let time pass for what waits for another leader."""
@@ -248,7 +257,8 @@ class Admission:
                 group,
                 extra={"node": self.node, "group": group},
             )
-            self.multi.quarantine(group, False)
+            if group in self.multi:
+                self.multi.quarantine(group, False)
             self.reads.resume(group)
             self.kick()
 

@@ -40,6 +40,7 @@ from multiraft.errors import (
     DeadlineExceeded,
     FormatUnsupported,
     InvalidCommand,
+    InvalidResult,
     LinkLost,
     NoLeader,
     NoSpace,
@@ -49,6 +50,7 @@ from multiraft.errors import (
     PeerProtocolError,
     Quarantined,
     Retryable,
+    TooLarge,
 )
 from multiraft.machine.running import unreadable_by_users
 from multiraft.node.refusals import decode_refusal, encode_refusal
@@ -339,10 +341,13 @@ cdef class Forwarding:
             body = encode_results(value, not PyBytes_CheckExact(call.payload))
         else:
             index = value
-        self.multi.post_bytes(
-            call.origin, MSG_FORWARD_ACK, 0, call.context, index, call.term, flags,
-            PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
-        )
+        try:
+            self.multi.post_bytes(
+                call.origin, MSG_FORWARD_ACK, 0, call.context, index, call.term, flags,
+                PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
+            )
+        except TooLarge as error:
+            self.refuse(call.origin, call.context, InvalidResult(f"the commands were applied, but not their answers sent: {error}"))
         self.kick()
 
     cdef int answered(self, uint32_t node, uint64_t context, uint64_t index, uint32_t flags, bytes body) except -1:
@@ -356,6 +361,8 @@ cdef class Forwarding:
             return 0
         if flags & FLAG_REJECT:
             refusal = decode_refusal(body)
+        elif call.group in self.multi and bool(flags & FLAG_TRANSFER) == self.multi.feeds_store(call.group):
+            raise PeerProtocolError(f"an answer of another kind than group {call.group} gives")
         elif flags & FLAG_TRANSFER:
             value = decode_results(body, 0 if PyBytes_CheckExact(call.payload) else len(call.payload))
         del self.away[context]

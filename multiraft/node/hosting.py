@@ -113,9 +113,15 @@ class Hosting:
                 self.save(hosted.group)
 
     def save(self, group: int) -> None:
-        """Make a machine's state durable and forget the log behind it. The log has synced a commit index before that covers it."""
-        self._machines[group].saving = True
-        self._multi.record_commit(group)
+        """Make a machine's state durable and forget the log behind it.
+
+        Before it is written, and while it stands still, the log syncs a commit index that covers all that it has applied.
+        """
+
+        def covered(go_on: Callable[[], None]) -> None:
+            if group in self._multi:
+                self._multi.record_commit(group)
+            self._keeper.after_sync(go_on)
 
         def saved(at: At | None) -> None:
             if at is None or group not in self._multi:
@@ -123,7 +129,7 @@ class Hosting:
             self.saves += 1
             self._keeper.compact(group, at.index, decode_membership(at.membership))
 
-        self._keeper.after_sync(lambda: self._files.save(group, saved))
+        self._files.save(group, covered, saved)
 
     # -- what machines tell -----------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,15 @@
 
 One task a group, started when its machine first leads, does both in order: a start only while this replica leads and has applied
 all that was committed before its term; a stop, awaited, before anything else may start. What a start is still doing when the
-leadership ends is cancelled. An exception in either quarantines the replica; nothing here ends the node.
+leadership ends is cancelled. An exception in either quarantines the replica; nothing here ends the node, nor keeps it from ending:
+what does not come back in time is cancelled, and what swallows that is left behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,9 @@ from multiraft.node.hosting import Hosting
 from multiraft.raft import MultiRaft, Role
 
 logger = logging.getLogger("multiraft.node")
+
+CLEAN_UP_S = 1.0
+"""What is cancelled while a node closes may take so long over it."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,8 @@ class Reign:
     told_term: int = 0
     machine: Any = None
     start: asyncio.Task[None] | None = None
+    awaited: str = ""
+    """The method of the machine that is waited for just now."""
     closing: bool = False
 
 
@@ -121,33 +127,59 @@ class Leadership:
         """End what the start still does, then tell the machine, and wait until it knows."""
         reign.told_term = 0
         if reign.start is not None:
+            reign.awaited = "on_leader_start"
             reign.start.cancel()
             await asyncio.wait({reign.start})
             reign.start = None
         stop = getattr(reign.machine, "on_leader_stop", None)
         reign.machine = None
         if stop is not None:
+            reign.awaited = "on_leader_stop"
             await stop()
+        reign.awaited = ""
 
     async def close(self, timeout_s: float) -> None:
-        """Tell every machine that still leads that it leads no more, and wait for it so long. Idempotent."""
+        """Tell every machine that still leads that it leads no more, and wait for it so long. Idempotent.
+
+        What is late is cancelled, and after ``CLEAN_UP_S`` more it is left behind, whether it heeds that or not.
+        """
         self._closing = True
         for reign in self._reigns.values():
             reign.closing, reign.wanted_term = True, 0
             reign.changed.set()
-        tasks = [task for task in self._tasks.values() if not task.done()]
+        tasks = {
+            task: self._reigns[group] for group, task in self._tasks.items() if not task.done()
+        }
+        late: set[asyncio.Task[None]] = set()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout_s)
             for task in late:
-                logger.warning("a machine's on_leader_stop() did not come back; it is given up")
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
-        starts = [reign.start for reign in self._reigns.values() if reign.start is not None]
-        for start in starts:
-            start.cancel()
-        if starts:
-            await asyncio.wait(starts, timeout=timeout_s)
+                _say_late(tasks[task], f"did not come back within {timeout_s} s; it is cancelled")
+        starts = {one.start: one for one in self._reigns.values() if one.start is not None}
+        for task in await end_tasks([*late, *starts], CLEAN_UP_S):
+            _say_late((tasks | starts)[task], "goes on though it was cancelled; it is left behind")
+        self._tasks.clear()
+        self._reigns.clear()
+
+
+async def end_tasks(
+    tasks: Iterable[asyncio.Task[None]], timeout_s: float
+) -> set[asyncio.Task[None]]:
+    """Cancel tasks and wait until they have ended, no longer than that; those that have not."""
+    waiting = set(tasks)
+    for task in waiting:
+        task.cancel()
+    if not waiting:
+        return waiting
+    _, left = await asyncio.wait(waiting, timeout=timeout_s)
+    return left
+
+
+def _say_late(reign: Reign, what: str) -> None:
+    group = reign.group
+    logger.error(
+        "group %d: %s() of its machine %s", group, reign.awaited, what, extra={"group": group}
+    )
 
 
 def _wants_events(machine: Any) -> bool:

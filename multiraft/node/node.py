@@ -364,6 +364,8 @@ class Node(Parts):
         self.multi.discard(node)
         self.peers.link_up(node)
         self.multi.unreachable(node)
+        self.transfers.link_up(node)
+        self.transfers.link_up(node)
         self.admission.greet(node)
         self.forwarding.retry()
         self.turn.kick()

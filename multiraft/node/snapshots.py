@@ -35,6 +35,7 @@ from multiraft.interfaces import (
     Transport,
 )
 from multiraft.machine.snapshot import Outcome, SnapshotInfo, outcome_at_open
+from multiraft.node.retries import Retries
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Snapshot
 from multiraft.records import decode_membership, encode_snapshot_record
@@ -43,8 +44,6 @@ logger = logging.getLogger("multiraft.node")
 
 _NOTE = struct.Struct("<I")
 OUTGOING_MAX = 4
-RETRY_TICKS = 5
-"""A snapshot that could not be made or sent is asked for again after so long, not with the next turn."""
 ARRIVAL_TICKS = 600
 """A file that nobody announced is kept for so long: the announcement left before it."""
 
@@ -109,7 +108,7 @@ class Snapshots:
         self._offers: dict[tuple[int, int], Offer] = {}
         self._arrivals: dict[tuple[int, int], Arrival] = {}
         self._installing: set[int] = set()
-        self._again: dict[tuple[int, int], int] = {}
+        self._retries = Retries(multi)
         self._awaited: set[int] = set()
         """Groups that apply nothing and do not campaign, since a snapshot of theirs was announced."""
         self.sent = 0
@@ -117,11 +116,8 @@ class Snapshots:
 
     def tick(self) -> None:
         """Let whoever waits for what may never come go on, and ask again for what failed."""
-        for key, left in list(self._again.items()):
-            self._again[key] = left - 1
-            if left <= 1:
-                del self._again[key]
-                self._report(*key, False)
+        for key in self._retries.tick():
+            self._report(*key, False)
         for group in [group for group in self._awaited if not self._comes(group)]:
             self._awaited.discard(group)
             if group in self._multi:
@@ -152,18 +148,18 @@ class Snapshots:
             or len(self._outgoing) >= OUTGOING_MAX
             or not self._transport.connected(NodeId(node))
         ):
-            self._again[key] = RETRY_TICKS
+            self._retries.later(key)
             return
-        self._again.pop(key, None)
+        if self._retries.must_wait(key, node):
+            return
         self._outgoing.add(key)
         transfer = next(self._transfers)
         path = self._directory / f"out-{group}-{transfer}.snapshot"
 
         def written(info: SnapshotInfo | None, error: BaseException | None) -> None:
             if info is None:
-                logger.warning("no snapshot of group %d: %s", group, error, extra={"group": group})
                 self._outgoing.discard(key)
-                self._again[key] = RETRY_TICKS
+                self._retries.failed(key, node, error)
             else:
                 self._spawn(self._send(key, NodeId(node), transfer, path, info))
 
@@ -173,6 +169,7 @@ class Snapshots:
         self, key: tuple[int, int], node: NodeId, transfer: int, path: Path, info: SnapshotInfo
     ) -> None:
         group, peer = key
+        trouble: BaseException | None = None
         sent = False
         try:
             if group in self._multi:
@@ -185,20 +182,26 @@ class Snapshots:
                 sent = True
                 self.sent += 1
         except (MultiRaftError, OSError) as error:
-            logger.warning(
-                "snapshot of group %d did not reach node %d: %s",
-                group,
-                node,
-                error,
-                extra={"group": group},
-            )
+            trouble = error
         finally:
             self._outgoing.discard(key)
             self._remove(path)
             if sent:
+                self._retries.sent(key, node, info.index)
                 self._report(group, peer, True)
+            elif trouble is not None:
+                self._retries.failed(key, node, f"it did not reach it: {trouble}")
             else:
-                self._again[key] = RETRY_TICKS
+                self._retries.later(key)
+
+    @property
+    def failed_count(self) -> int:
+        """Snapshots for others that could not be made or sent, or were not taken."""
+        return self._retries.failures
+
+    def link_up(self, node: NodeId) -> None:
+        """Whoever could take no snapshot before may be able to now."""
+        self._retries.link_up(node)
 
     def _report(self, group: int, peer: int, ok: bool) -> None:
         if group in self._multi:
@@ -218,7 +221,12 @@ class Snapshots:
             logger.warning("an announced snapshot of group %d: %s", group, error)
             return
         node = next((m.node for m in members if m.replica == sender), None)
-        if node is None or group in self._installing:
+        if node is None or group in self._installing or group not in self._multi:
+            return
+        if not 0 < term <= self._multi.replica(group).status().term:
+            logger.warning(
+                "a snapshot of group %d was announced under a term to come: %d", group, term
+            )
             return
         stale = [key for key, offer in self._offers.items() if offer.group == group]
         for old in stale:

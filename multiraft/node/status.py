@@ -71,6 +71,10 @@ class NodeStatus:
     apply_lag_ns: Distribution
     """From the first committed entry that waited until none did any more."""
     flushes: int
+    snapshots_sent: int
+    snapshots_installed: int
+    snapshots_failed: int
+    """Those for others that could not be made or sent, or that the other did not take."""
     commit_index_sum: int
     applied_index_sum: int
     """Over all groups: comparing nodes by them shows how far one is behind."""
@@ -159,6 +163,9 @@ def _work(node: Node) -> dict[str, Any]:
         "apply_turn_ns": counters.apply_turn_ns.seen(),
         "apply_lag_ns": counters.apply_lag_ns.seen(),
         "flushes": node.keeper.flushes,
+        "snapshots_sent": node.transfers.sent,
+        "snapshots_installed": node.transfers.installed,
+        "snapshots_failed": node.transfers.failed_count,
     }
 
 

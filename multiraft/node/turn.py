@@ -134,8 +134,10 @@ class Turn:
     def on_frame(self, node: int, view: memoryview) -> None:
         """A checked frame came. Raises PeerProtocolError, which costs the link; anything worse ends the node."""
         if not self._stopped:
-            self._multi.step_frame(node, view)
-            self.kick()
+            try:
+                self._multi.step_frame(node, view)
+            finally:
+                self.kick()  # what stood before a message that is refused was taken
 
     def on_synced(self, sequence: int) -> None:
         """The log has synced every batch up to this one."""

@@ -10,6 +10,7 @@ Invariant: whatever ``open_parts`` opened before it failed, ``close_links``, ``c
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from multiraft.node.admission import Admission
 from multiraft.node.changes import Changes
 from multiraft.node.forwarding import Forwarding
 from multiraft.node.keeper import Keeper
+from multiraft.node.leadership import CLEAN_UP_S, end_tasks
 from multiraft.node.meta import ShardMap
 from multiraft.node.peers import Peers
 from multiraft.node.placing import Placing
@@ -42,6 +44,8 @@ from multiraft.node.users import Users
 from multiraft.node.waiters import Waiters
 from multiraft.raft import MultiRaft, Options
 from multiraft.transport.gateway import Gateway
+
+logger = logging.getLogger("multiraft.node")
 
 
 class Parts(TurnEvents, TransportEvents):
@@ -340,9 +344,8 @@ class Parts(TurnEvents, TransportEvents):
         try:
             if self.gateway is not None:
                 await self.gateway.close()
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for task in await end_tasks(self._tasks, CLEAN_UP_S):
+                logger.error("node %d ends without %r", self.config.node_id, task.get_coro())
         finally:
             if hasattr(self, "transport"):
                 await self.transport.close()

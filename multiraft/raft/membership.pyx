@@ -116,6 +116,8 @@ cdef int apply_item(Members* members, const ChangeItem* item) except -1:
             members.items[at].flags &= MEMBER_OUTGOING
         return 0
     if at < 0:
+        if item.node == 0:
+            raise MembershipRefused(f"replica {item.replica} would join the group on no node")
         at = insert(members, item.replica, item.node)
     member = &members.items[at]
     if item.node:

@@ -34,7 +34,7 @@ from multiraft._core cimport (
 from multiraft.raft.door cimport Replica as Door, engine_configure
 from multiraft.raft.framing cimport frames_of, tell_status
 from multiraft.raft.looking cimport best_successor, caught_up, slowest_match
-from multiraft.raft.log cimport log_init, log_note_change, log_note_term, log_release
+from multiraft.raft.log cimport Log, log_init, log_note_change, log_note_term, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
 from multiraft.raft.reads cimport ask_read, committed_in_term, holds_lease, sole_voter
@@ -272,7 +272,8 @@ cdef class MultiRaft:
     # -- inputs ---------------------------------------------------------------------------------------------------------------
 
     def step_frame(self, node, view):
-        """Step every message of one checked frame from ``node``. Raises PeerProtocolError for one that is not one.
+        """Step every message of one checked frame from ``node``. Raises PeerProtocolError for one that is none, or that cannot be
+        true: it changes nothing, and those behind it are not looked at.
 
         Messages for groups that are not here are counted and dropped: they never make a replica (pitfall 67).
         """
@@ -687,6 +688,12 @@ cdef class MultiRaft:
         """As leader the lowest index that every active member is known to have; else the applied index here."""
         return slowest_match(self.get(group))
 
+    def match_index(self, group, to):
+        """As leader the last index that a member is known to have; None where this replica does not lead, or it is no member."""
+        cdef Replica* replica = self.find(group)
+        cdef Peer* peer = find_peer(replica, to) if replica != NULL and replica.role == LEADER else NULL
+        return peer.match_index if peer != NULL else None
+
     def caught_up(self, group, to):
         """As leader: has that replica everything, or nearly, so that it can take over without a pause?"""
         return bool(caught_up(self.get(group), to))
@@ -716,10 +723,5 @@ cdef class MultiRaft:
     def indexes(self, group):
         """(base, stable, commit, applied, last) index of the replica here."""
         cdef Replica* replica = self.get(group)
-        return (
-            replica.log.base_index,
-            replica.log.stable_index,
-            replica.log.commit_index,
-            replica.log.applied_index,
-            replica.log.last_index,
-        )
+        cdef Log* log = &replica.log
+        return log.base_index, log.stable_index, log.commit_index, log.applied_index, log.last_index

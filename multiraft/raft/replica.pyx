@@ -2,9 +2,14 @@
 
 This is the whole of what may happen to a replica; what follows from it is written down in ``state``, ``replication``,
 ``election`` and ``reads``, and leaves with the next flush. No I/O, no clock, no logging.
+
+What another node sends is never evidence against this one: a message that contradicts itself, the rules or what is known here
+raises PeerProtocolError, which costs that node its link, and it does so before it has changed anything. InvariantViolation,
+which ends the node, is left for what no message can bring about.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from multiraft._core cimport (
     ENTRY_BYTES_MAX,
@@ -97,8 +102,18 @@ from multiraft.raft.state cimport (
     write_record,
 )
 
-from multiraft.errors import InvariantViolation, MembershipRefused, NoLeader, NotLeader, Overloaded, TooLarge
-from multiraft.records import encode_base
+from multiraft.errors import (
+    FormatUnsupported,
+    InvariantViolation,
+    LogCorrupt,
+    MembershipRefused,
+    NoLeader,
+    NotLeader,
+    Overloaded,
+    PeerProtocolError,
+    TooLarge,
+)
+from multiraft.records import decode_membership, encode_base
 from multiraft.interfaces import Base, HardState
 
 
@@ -125,7 +140,7 @@ cdef int message_parse(const char* data, size_t available, Message* out) noexcep
     out.body = data + MESSAGE_HEADER_BYTES
     out.body_bytes = head.length - MESSAGE_HEADER_BYTES
     if not head.flags & FLAG_RUN:
-        return FAULT_NONE
+        return snapshot_fits(out) if head.kind == MSG_SNAPSHOT else FAULT_NONE
     fault = run_check(out.body, out.body_bytes, True)
     if fault:
         return fault
@@ -134,7 +149,7 @@ cdef int message_parse(const char* data, size_t available, Message* out) noexcep
     return run_fits(head, out.run)
 
 
-cdef inline int run_fits(const MessageHeader* head, const RunHeader* run) noexcept nogil:
+cdef inline int run_fits(const MessageHeader* head, const RunHeader* run) noexcept:
     """Does the run say what its message says? A run of entries, at the place named, and nothing behind it."""
     if head.kind != MSG_APPEND or run.kind not in (RUN_ENTRIES, RUN_MEMBERSHIP) or run.count == 0:
         return FAULT_KIND
@@ -142,7 +157,32 @@ cdef inline int run_fits(const MessageHeader* head, const RunHeader* run) noexce
         return FAULT_SHAPE
     if run.first != head.index + 1 or run.first + run.count < run.first:
         return FAULT_SHAPE
-    if run.term > head.term or run.term < head.log_term or run.term == 0:
+    if run.term > head.term or run.term < head.log_term or run.term == 0 or run.prev_term != head.log_term:
+        return FAULT_SHAPE
+    return changes_fit(run) if run.kind == RUN_MEMBERSHIP else FAULT_NONE
+
+
+cdef int changes_fit(const RunHeader* run) noexcept:
+    """Can its membership changes be read? Once they are in the log, every replica would have to stop before them."""
+    cdef Change change
+    cdef const char* at = <const char*>run + RUN_HEADER_BYTES
+    cdef uint32_t length, position
+    try:
+        for position in range(run.count):
+            memcpy(&length, at, 4)
+            change_decode(at + 4, length, &change)
+            at += 4 + length
+    except (LogCorrupt, FormatUnsupported):
+        return FAULT_SHAPE
+    return FAULT_NONE
+
+
+cdef int snapshot_fits(const Message* message) noexcept:
+    """Can the membership of an announced snapshot be read?"""
+    try:
+        if message.body_bytes:
+            decode_membership(message.body[: message.body_bytes])
+    except LogCorrupt:
         return FAULT_SHAPE
     return FAULT_NONE
 
@@ -211,8 +251,8 @@ cdef int step_leader(Engine engine, Replica* replica, const Message* message) ex
     cdef const MessageHeader* head = message.head
     cdef Peer* peer
     if from_leader(head.kind):
-        raise InvariantViolation(
-            f"group {replica.group}: replicas {replica.id} and {head.from_replica} both lead in term {replica.term}"
+        raise PeerProtocolError(
+            f"group {replica.group}: replicas {replica.id}, here, and {head.from_replica} both lead in term {replica.term}"
         )
     peer = find_peer(replica, head.from_replica)
     if peer == NULL:
@@ -240,8 +280,9 @@ cdef int step_follower(Engine engine, Replica* replica, const Message* message) 
     cdef const MessageHeader* head = message.head
     if from_leader(head.kind):
         if replica.leader != 0 and replica.leader != head.from_replica:
-            raise InvariantViolation(
-                f"group {replica.group}: replicas {replica.leader} and {head.from_replica} both lead in term {replica.term}"
+            raise PeerProtocolError(
+                f"group {replica.group}: replicas {replica.leader} and {head.from_replica} both say that they lead in term "
+                f"{replica.term}"
             )
         replica.election_elapsed = 0
         if engine.options.read_mode == READ_LEASE:
@@ -475,7 +516,15 @@ cdef int write_base(Engine engine, Replica* replica, uint32_t kind, uint64_t ind
 
 
 cdef int compact(Engine engine, Replica* replica, uint64_t index, membership) except -1:
-    """Forget everything at and below ``index``, which the state machine holds durably; ``membership`` is as of there."""
+    """Forget everything at and below ``index``, which the state machine holds durably.
+
+    The BASE that stands for it carries ``membership``, or with None the present one, which may be newer than that at ``index``: all
+    that is applied by now, so nothing that could be cut again. No start goes wrong by it. A replica is restored with the
+    membership of its state, which is exact at the state's applied index, and the changes behind that are applied anew. A BASE's own
+    counts in three cases only (``node/placing``): at index 0, where no compaction has written it; until the mark of an installed
+    snapshot takes its place, before any message is taken; and where the state is gone: then the replica applies nothing
+    and does not campaign until a snapshot brings another.
+    """
     cdef uint64_t term = log_term(&replica.log, index)
     if index <= replica.log.base_index:
         return 0
@@ -518,8 +567,9 @@ cdef int installed(Engine engine, Replica* replica, uint64_t index, uint64_t ter
     replica.waits_to_apply = False
     replica_set_members(engine, replica, &members)
     replica.membership_index = index
-    write_hard_state(engine, replica)
+    # The mark first: until it is read, the entry at its index may be another, and must not be known to be committed.
     write_base(engine, replica, RUN_SNAPSHOT_MARK, index, term, membership)
+    write_hard_state(engine, replica)
     leader = find_peer(replica, replica.leader)
     if leader != NULL and replica.role == FOLLOWER:
         answer = emit(engine, replica, leader.outbox, MSG_APPEND_ACK, leader.replica, True)

@@ -87,7 +87,7 @@ from multiraft.raft.state cimport (
     write_vote,
 )
 
-from multiraft.errors import InvariantViolation, LogCorrupt
+from multiraft.errors import InvariantViolation, LogCorrupt, PeerProtocolError
 
 
 # -- as follower ------------------------------------------------------------------------------------------------------------
@@ -260,15 +260,16 @@ cdef int handle_refusal(Engine engine, Replica* replica, Peer* peer, const Messa
 
 cdef int handle_append_ack(Engine engine, Replica* replica, Peer* peer, const Message* message) except -1:
     cdef const MessageHeader* head = message.head
+    if head.index > replica.log.last_index and not head.flags & FLAG_REJECT:
+        raise PeerProtocolError(
+            f"group {replica.group}: replica {peer.replica} acknowledges {head.index}, but this log, whose term it is, ends at "
+            f"{replica.log.last_index}"
+        )
     if not peer.recently_active:
         peer.recently_active = True
         engine_mark(engine, replica)         # whoever speaks again may be given the snapshot that it needs
     if head.flags & FLAG_REJECT:
         return handle_refusal(engine, replica, peer, head)
-    if head.index > replica.log.last_index:
-        raise InvariantViolation(
-            f"group {replica.group}: replica {peer.replica} acknowledges {head.index}, we led it to {replica.log.last_index}"
-        )
     if not peer_update(peer, head.index) and not (peer.match_index == head.index and peer.state == PROBE):
         return 0
     if peer.state == PROBE:

@@ -119,6 +119,8 @@ def with_operation(parts: Parts, operation: int, id: int, node: int) -> Parts:
     )
     if operation == ChangeOperation.REMOVE:
         return replace(parts, voters=voters, learners=learners, learners_next=learners_next)
+    if id not in nodes and not node:
+        raise MembershipRefused(f"{id} would join on no node")
     if id not in nodes and len(nodes) >= REPLICAS_MAX:
         raise MembershipRefused(f"a group has at most {REPLICAS_MAX} members")
     if node or id not in nodes:

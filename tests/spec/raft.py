@@ -20,6 +20,7 @@ from multiraft.errors import (
     NoLeader,
     NotLeader,
     Overloaded,
+    PeerProtocolError,
     TooLarge,
 )
 from multiraft.interfaces import HardState, Member, Membership
@@ -277,7 +278,7 @@ def answer_the_past(r: Replica, m: Message) -> Replica:
 
 def step_leader(r: Replica, m: Message) -> Replica:
     if m.kind in FROM_LEADER:
-        raise InvariantViolation(f"{r.id} and {m.from_replica} both lead in term {r.term}")
+        raise PeerProtocolError(f"{r.id} and {m.from_replica} both lead in term {r.term}")
     peer = r.peer(m.from_replica)
     if peer is not None and m.kind == K.MSG_APPEND_ACK:
         return replication.hear_append_ack(r, peer, m)
@@ -288,7 +289,7 @@ def step_leader(r: Replica, m: Message) -> Replica:
 
 def hear_leader(r: Replica, m: Message) -> Replica:
     if r.leader not in (0, m.from_replica):
-        raise InvariantViolation(f"{r.leader} and {m.from_replica} both lead in term {r.term}")
+        raise PeerProtocolError(f"{r.leader} and {m.from_replica} both lead in term {r.term}")
     embargo = r.options.election_ticks if r.options.lease_reads else r.embargo
     r = replace(r, leader=m.from_replica, election_elapsed=0, embargo=embargo)
     if m.kind == K.MSG_APPEND:

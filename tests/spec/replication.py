@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from multiraft._core import MessageKind as K
-from multiraft.errors import InvariantViolation
+from multiraft.errors import InvariantViolation, PeerProtocolError
 from multiraft.ids import ReplicaId
 from multiraft.interfaces import HardState, Membership
 from multiraft.raft import Entry, Message, Ready, Role, Snapshot, Tag
@@ -171,11 +171,11 @@ def try_transfer(r: Replica, to: int) -> Replica:
 
 
 def hear_append_ack(r: Replica, peer: Peer, m: Message) -> Replica:
+    if m.index > r.log.last and not m.reject:
+        raise PeerProtocolError(f"{peer.replica} acknowledges {m.index}, beyond the log")
     peer = replace(peer, recently_active=True)
     if m.reject:
         return with_peer(r, step_back(r.log, peer, m))
-    if m.index > r.log.last:
-        raise InvariantViolation(f"{peer.replica} acknowledges {m.index}, beyond the log")
     if m.index <= peer.match and not (m.index == peer.match and peer.state == "probe"):
         return with_peer(r, peer)
     if m.index > peer.match:

@@ -20,7 +20,7 @@ from multiraft.machine.options import StoreOptions
 from multiraft.machine.scans import ScanPage
 from multiraft.machine.shards import COLD
 from multiraft.machine.snapshot import SnapshotInfo
-from multiraft.records import encode_membership
+from multiraft.records import decode_membership, encode_membership
 from multiraft.worker import InlineWorker
 from tests.unit.disks import Home, placed
 
@@ -270,7 +270,8 @@ def entries_of(state: State, start: bytes, end: bytes) -> list[tuple[bytes, int,
 
 def snapshot_record(info: SnapshotInfo, name: str = "snapshot") -> SnapshotRecord:
     """What the log would say of a received snapshot."""
-    base = Base(info.index, info.term, ReplicaId(2), MEMBERSHIP, HardState(term=info.term))
+    membership = decode_membership(info.membership)
+    base = Base(info.index, info.term, ReplicaId(2), membership, HardState(term=info.term))
     return SnapshotRecord(base, name, info.size, info.crc)
 
 

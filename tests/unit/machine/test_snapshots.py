@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from multiraft import disk
-from multiraft._core import crc32c
+from multiraft._core import CommittedRuns, crc32c
 from multiraft.disk import RealDisk
 from multiraft.errors import (
     FormatUnsupported,
@@ -22,7 +22,7 @@ from multiraft.errors import (
     ShardMoved,
     SyncFailed,
 )
-from multiraft.interfaces import SnapshotRecord
+from multiraft.interfaces import Member, Membership, SnapshotRecord
 from multiraft.machine import flush
 from multiraft.machine.chunks import Items, check_chunk, pack_chunk
 from multiraft.machine.descriptors import ShardDescriptor, ShardRecord
@@ -41,12 +41,14 @@ from multiraft.machine.snapshot import (
 from multiraft.machine.snapshot import (
     Outcome as AtOpen,
 )
+from multiraft.records import encode_membership
 from tests.unit.disks import Home
 from tests.unit.machine.harness import (
     BASE,
     DESCRIPTOR,
     EPOCH,
     GROUP,
+    MEMBERSHIP,
     MEMBERSHIP_BYTES,
     PREFIX,
     SMALL,
@@ -203,6 +205,17 @@ def test_p59_a_file_with_a_bit_flipped_in_any_byte_is_not_whole(tmp_path: Path) 
             check_snapshot(RealDisk(), tmp_path / "damaged")
 
 
+def test_p59_a_chunk_is_checked_again_when_it_is_used(tmp_path: Path) -> None:
+    """The disk may have changed it since the whole file was checked."""
+    write_file(tmp_path / "file")
+    whole = (tmp_path / "file").read_bytes()
+    body = next(read_chunks(tmp_path / "file"))
+    at = whole.index(body) + len(body) // 2
+    (tmp_path / "file").write_bytes(whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :])
+    with pytest.raises(PeerProtocolError, match="chunk is damaged"):
+        list(read_entries(tmp_path / "file"))
+
+
 def test_lengths_that_promise_more_than_there_is_cost_nothing(tmp_path: Path) -> None:
     write_file(tmp_path / "file", count=6, per_chunk=3)
     whole = (tmp_path / "file").read_bytes()
@@ -283,17 +296,19 @@ def test_p52_the_membership_and_all_else_of_a_shard_come_with_its_snapshot(
     leader: KeyValueStore, follower: KeyValueStore, home: Home
 ) -> None:
     """... and outlive a restart: nothing behind it needs the log."""
-    leader.membership_applied(GROUP, 31, 4, MEMBERSHIP_BYTES)
+    changed = encode_membership(Membership((*MEMBERSHIP.members, Member(3, 3, 1))))  # type: ignore[arg-type]
+    leader.membership_applied(GROUP, 31, 4, changed)
     descriptor = dataclasses.replace(DESCRIPTOR, range_epoch=EPOCH + 2, replica_next=9)
     leader.describe(GROUP, descriptor)
     install_now(
         follower, home.path / "file", snapshot_record(snapshot_now(leader, home.path / "file"))
     )
+    assert follower.shard(GROUP).membership == changed
     follower.close()
     again = open_store(home / "follower")
     (record,) = again.shards()
     assert (record.applied_index, record.applied_term) == (31, 4)
-    assert (record.membership, record.descriptor) == (MEMBERSHIP_BYTES, descriptor)
+    assert (record.membership, record.descriptor) == (changed, descriptor)
     again.close()
 
 
@@ -362,6 +377,41 @@ def test_p59_a_damaged_or_wrong_file_changes_nothing(
     assert isinstance(missing.error, OSError)
     apply_all(follower, [put(key(1), b"goes on").encode()], 2)
     assert install_now(follower, home.path / "file", record), "and a whole one is taken afterwards"
+
+
+def test_a_shard_that_met_an_unknown_command_goes_on_behind_a_snapshot_that_it_can_read(
+    leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
+) -> None:
+    newer = b"\2" + put(key(2), b"").encode()[1:]
+    stopped = runs_of([newer, put(key(3), b"behind").encode()], 2)
+    held = CommittedRuns()
+    assert follower.apply(stopped, 100, held) == 0
+    assert GROUP in follower.alarms()
+    before = scan_all(follower)
+    info = snapshot_now(leader, tmp_path / "file")
+    record = snapshot_record(info)
+
+    of_another_format = bytearray((tmp_path / "file").read_bytes())
+    of_another_format[4] += 1
+    (tmp_path / "newer").write_bytes(of_another_format)
+    refused = Outcome()
+    follower.install(GROUP, tmp_path / "newer", record, refused)
+    assert isinstance(refused.error, FormatUnsupported)
+    follower.release()
+    assert follower.apply(held, 100) == 0
+    assert follower.stopped == ApplyStop.STOP_FORMAT
+    assert GROUP in follower.alarms()
+    assert follower.shard(GROUP).alarm is not None
+    assert scan_all(follower) == before
+
+    assert install_now(follower, tmp_path / "file", record)
+    assert not follower.alarms()
+    assert follower.shard(GROUP).alarm is None
+    follower.release()
+    assert follower.apply(held, 100) == 2, "what was held lies below the snapshot: passed over"
+    assert scan_all(follower) == scan_all(leader)
+    apply_all(follower, [put(key(1), b"goes on").encode()], 31)
+    assert follower.get(GROUP, key(1)) == (BASE + 31, b"goes on")
 
 
 def test_p66_a_snapshot_that_overlaps_another_shard_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,11 @@ class Log:
     def restore(self, chunks: Iterable[bytes]) -> None:
         joined = b"".join(chunks)
         self.commands = joined.split(b",") if joined else []
+
+
+def at_once(go_on: Callable[[], None]) -> None:
+    """A log that covers everything already."""
+    go_on()
 
 
 class Host:
@@ -201,7 +207,7 @@ def test_after_a_failure_nothing_is_applied_and_everybody_is_answered(home: Home
     tell = host.jobs.step(report=False)
     reads = [Outcome(), Outcome()]
     save: list[Any] = []
-    host.files.save(GROUP, save.append)
+    host.files.save(GROUP, at_once, save.append)
     for read in reads:
         host.machines.read(GROUP, None, read)
     tell()
@@ -225,7 +231,7 @@ def test_a_machine_that_fails_under_a_read_or_a_save_leaves_nobody_waiting(home:
         if what == "read":
             host.machines.read(GROUP, None, outcome)
         elif what == "save":
-            host.files.save(GROUP, saved.append)
+            host.files.save(GROUP, at_once, saved.append)
         else:
             host.files.snapshot(GROUP, home.path / "out", outcome)
         tell = host.jobs.step(report=False)
@@ -319,6 +325,16 @@ def test_p59_a_damaged_or_foreign_file_changes_nothing(home: Home) -> None:
         outcome = Outcome()
         host.files.install(GROUP, path, record, outcome)
         assert outcome.error is not None
+    path.write_bytes(whole)
+    for claim in (
+        replace(record, crc=record.crc ^ 1),
+        replace(record, size=record.size + 1),
+        replace(record, base=replace(record.base, term=8)),
+        replace(record, base=replace(record.base, index=11)),
+    ):
+        outcome = Outcome()
+        host.files.install(GROUP, path, claim, outcome)
+        assert isinstance(outcome.error, PeerProtocolError)
     foreign = Outcome()
     host.files.install(GROUP, *file_of(home / "in", 10, b"x", machine="other"), foreign)
     assert isinstance(foreign.error, PeerProtocolError) and "'other'" in str(foreign.error)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from multiraft import Closed, Group, Node, OutcomeUnknown, Quarantined
+from multiraft import Closed, Config, Group, Node, OutcomeUnknown, Quarantined
+from multiraft.node import leadership
 
 from .machines import Counter
 from .test_cluster import Trio, trio
@@ -337,5 +338,77 @@ def test_a_start_waits_until_all_before_its_term_is_applied(
                 gate.set()
             await cluster.until(lambda: bool(mine))
             assert mine[0][0] == "start" and mine[0][2] == 2
+
+    arun(main())
+
+
+class Stubborn(Led):
+    """It does not let go: what it is asked to end goes on, whoever cancels it, until the test says so."""
+
+    release: asyncio.Event
+
+    async def hang(self) -> None:
+        while not self.release.is_set():
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                self.told.append(("cancelled",))
+
+
+class StubbornStop(Stubborn):
+    async def on_leader_stop(self) -> None:
+        await super().on_leader_stop()
+        await self.hang()
+
+
+class StubbornStart(Stubborn):
+    async def on_leader_start(self, term: int) -> None:
+        await super().on_leader_start(term)
+        await self.hang()
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["closed", "failed"])
+@pytest.mark.parametrize("kind", [StubbornStop, StubbornStart])
+def test_a_machine_that_swallows_its_cancellation_does_not_keep_its_node_from_ending(
+    arun: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: Any,
+    failed: bool,
+) -> None:
+    monkeypatch.setattr(leadership, "CLEAN_UP_S", 0.1)
+    monkeypatch.setattr("multiraft.node.node.CLEAN_UP_S", 0.1)
+    told: list[Any] = []
+
+    async def main() -> None:
+        kind.release = asyncio.Event()
+        try:
+            await end()
+        finally:
+            kind.release.set()
+
+    async def end() -> None:
+        config = Config(data_dir=str(tmp_path), election_ms=300, tick_ms=20, timeout_s=0.3)
+        node = Node(config, machines={"led": lambda: kind(told)})
+        await node.start()
+        group = await node.create_group("led", "led", timeout=20)
+        async with asyncio.timeout(20):
+            while not told:
+                await asyncio.sleep(0.001)
+        async with asyncio.timeout(20):
+            if failed:
+                node.failed(RuntimeError("as asked"))
+                with pytest.raises(RuntimeError):
+                    await node.closed()
+            else:
+                await node.aclose()
+        method = "on_leader_stop" if kind is StubbornStop else "on_leader_start"
+        late = [one for one in caplog.records if vars(one).get("group") == group.id]
+        assert [f"{method}() of its machine" in one.getMessage() for one in late] == [True, True]
+        assert "is cancelled" in late[0].getMessage() and "left behind" in late[1].getMessage()
+        assert ("cancelled",) in told
+        async with Node(config, machines={"led": lambda: Led([])}):
+            pass  # the directory is free
 
     arun(main())

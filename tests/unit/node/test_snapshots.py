@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from multiraft import Node
+from multiraft._core import CommittedRuns
 from multiraft.errors import FormatUnsupported
+from multiraft.ids import NodeId
 from multiraft.interfaces import FileMeta, Membership
 from multiraft.node import keeper, snapshots
 from multiraft.node.keeper import Keeper
 from multiraft.node.snapshots import OUTGOING_MAX
 from multiraft.raft import Snapshot
 from tests.unit.node.machines import Counter
+from tests.unit.node.test_admission import UNREADABLE
 from tests.unit.node.test_cluster import Trio, trio
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -45,6 +48,33 @@ async def announce(leader: Node, follower: Node, replica: int) -> None:
     async with asyncio.timeout(20):
         while not waits(follower, 1):
             await asyncio.sleep(0.001)
+
+
+def cut_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs are forgotten as soon as their state is on the disk, whoever may still want them."""
+
+    def compact(self: Keeper, group: int, index: int, membership: Membership | None = None) -> None:
+        self._multi.compact(group, index, membership)
+        self._kick()
+
+    monkeypatch.setattr(Keeper, "compact", compact)
+
+
+def deafen(node: Node) -> Callable[[], None]:
+    """Frames no longer reach the node; what lets them through again."""
+    node.turn.on_frame = lambda _, __: None  # type: ignore[method-assign,assignment]
+
+    def hear() -> None:
+        del node.turn.on_frame  # type: ignore[method-assign]
+
+    return hear
+
+
+async def cut_beyond(cluster: Trio, leader: Node, follower: Node) -> None:
+    """Write to shard 1 until its leader's log begins after all that the follower has."""
+    last_index = follower.multi.indexes(1)[4]
+    while leader.multi.indexes(1)[0] <= last_index:
+        await leader.store.put(b"k", b"behind", timeout=20)
 
 
 @pytest.mark.parametrize("how", ["entries come instead", "its leader is gone"])
@@ -117,12 +147,7 @@ def test_p22_a_map_that_came_in_a_snapshot_is_read(
     arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of group 0 is left to be applied behind it that would say so."""
-
-    def compact(self: Keeper, group: int, index: int, membership: Membership | None = None) -> None:
-        self._multi.compact(group, index, membership)  # whoever may still want it
-        self._kick()
-
-    monkeypatch.setattr(Keeper, "compact", compact)
+    cut_at_once(monkeypatch)
 
     async def main() -> None:
         async with trio(
@@ -141,6 +166,76 @@ def test_p22_a_map_that_came_in_a_snapshot_is_read(
             await cluster.until(lambda: 2 in cluster.nodes[3].multi)
             group = cluster.nodes[3].group("late")
             assert await group.propose(b"5", timeout=20) == 5
+
+    arun(main())
+
+
+def test_a_shard_that_met_an_unknown_command_is_healed_by_its_leaders_snapshot(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replica applies, serves reads and may lead again, without a restart."""
+    cut_at_once(monkeypatch)
+
+    async def main() -> None:
+        async with trio(tmp_path, shards=1, memtable_age_s=0.1) as cluster:
+            await cluster.start(1, 2, 3)
+            await cluster.ready()
+            await cluster.nodes[1].store.put(b"k", b"before")
+            leader, follower, _ = await roles(cluster, 1)
+            at = leader.multi.indexes(1)[3]
+            await cluster.until(lambda: follower.multi.indexes(1)[3] == at)
+            hear = deafen(follower)
+            newer = CommittedRuns()
+            newer.append(1, at + 1, 1, 1, [UNREADABLE])
+            assert follower.machine.apply(newer, 1, CommittedRuns()) == 0
+            follower.turn.kick()
+            await cluster.until(lambda: 1 in follower.admission.stopped)
+            await cut_beyond(cluster, leader, follower)
+            hear()
+            await cluster.until(lambda: follower.transfers.installed > 0)
+            await cluster.until(lambda: not follower.admission.stopped)
+            assert await follower.store.get(b"k", timeout=20) == b"behind"
+            assert await follower.store.put(b"k", b"after", timeout=20) > 0
+            await cluster.until(lambda: not waits(follower, 1))
+            await cluster.until(lambda: follower.multi.indexes(1)[3] == leader.multi.indexes(1)[3])
+            assert not follower.status().quarantined
+
+    arun(main())
+
+
+def test_p58_a_member_that_refuses_every_snapshot_is_sent_ever_fewer_and_healed_at_once(
+    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_at_once(monkeypatch)
+
+    async def main() -> None:
+        async with trio(tmp_path, shards=1, memtable_age_s=0.1) as cluster:
+            await cluster.start(1, 2, 3)
+            await cluster.ready()
+            leader, follower, _ = await roles(cluster, 1)
+            hear = deafen(follower)
+            await cut_beyond(cluster, leader, follower)
+            install, refused = follower.machine.install, 0
+
+            def refuse(group: int, path: Any, record: Any, done: Any) -> None:
+                nonlocal refused
+                refused += 1
+                done(None, FormatUnsupported("a snapshot file of version 9"))
+
+            follower.machine.install = refuse  # type: ignore[method-assign,assignment]
+            hear()
+            await cluster.until(lambda: refused > 0)
+            begun = leader._ticks
+            await cluster.until(lambda: leader._ticks >= begun + 100)
+            assert refused <= 5  # after 0, 5, 15, 35 and 75 ticks
+            assert leader.status().snapshots_failed >= refused - 1 > 0
+            assert leader.status().snapshots_sent >= refused
+            assert "is not taken; the next one not before" in caplog.text
+            follower.machine.install = install  # type: ignore[method-assign]
+            leader.transport.drop(NodeId(follower.config.node_id))
+            await cluster.until(lambda: follower.transfers.installed > 0)
+            assert follower.status().snapshots_installed > 0
+            assert await follower.store.get(b"k", timeout=20) == b"behind"
 
     arun(main())
 

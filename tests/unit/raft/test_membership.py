@@ -114,7 +114,7 @@ def test_both_halves_decide_while_it_is_joint() -> None:
 def test_a_membership_has_a_limit() -> None:
     full = voters(*range(1, REPLICAS_MAX + 1))
     with pytest.raises(MembershipRefused):
-        membership_after(full, MembershipChange(((int(LEARN), REPLICAS_MAX + 1, 0),)))
+        membership_after(full, MembershipChange(((int(LEARN), REPLICAS_MAX + 1, 9),)))
     assert membership_after(full, MembershipChange(((int(REMOVE), 1, 0),)))
 
 

@@ -10,9 +10,11 @@ from multiraft._core import MessageFlag, MessageKind, RunKind, decode_batch, dec
 from multiraft.errors import InvariantViolation, NoLeader, NotLeader, PeerProtocolError
 from multiraft.ids import NodeId, ReplicaId
 from multiraft.interfaces import Base, GroupLog, HardState
-from multiraft.raft import MembershipChange, Message, MultiRaft, Options, Role
+from multiraft.log.memory import MemoryLogStore
+from multiraft.raft import ChangeOperation, MembershipChange, Message, MultiRaft, Options, Role
 from multiraft.raft.messages import decode_messages
 from multiraft.raft.multi import Ready
+from multiraft.records import decode_membership
 
 from .harness import PLAIN, voters
 
@@ -321,3 +323,24 @@ def test_a_follower_names_its_leaders_node(three: list[Process]) -> None:
     assert three[0].multi.leader_node(4) == 3
     with pytest.raises(NotLeader):
         three[0].multi.propose(4, b"x")
+
+
+def test_p52_a_start_takes_the_membership_of_the_state_and_not_that_of_a_newer_base() -> None:
+    """A compaction writes what is applied by then; changes behind the state are applied anew, and lead to the same."""
+    alone = Process(1, 1, voting=(1,))
+    alone.multi.replica(1).campaign()
+    run([alone])
+    change = MembershipChange(((ChangeOperation.ADD_LEARNER, 2, 2),)).encode()
+    (_, at), accepted = alone.multi.propose_membership(1, change)
+    assert accepted
+    run([alone])
+    changed = decode_membership(alone.multi.apply_membership(1, at, change))
+    alone.multi.compact(1, at - 1)
+    run([alone])
+    batches = dict(enumerate(alone.batches, 1))
+    (found,) = MemoryLogStore(store_id=1, batches=batches).groups()
+    assert (found.base.index, found.base.membership) == (at - 1, changed)
+    again = MultiRaft(PLAIN, store_id=1, sequence=len(batches))
+    again.restore(found, membership=voters(1), applied_index=at - 1)
+    assert again.replica(1).membership() == voters(1)
+    assert decode_membership(again.apply_membership(1, at, change)) == changed

@@ -247,7 +247,8 @@ def test_p50_messages_for_another_replica_id_change_nothing() -> None:
 
 
 def test_p51_a_change_during_a_partition_loses_nothing_acknowledged() -> None:
-    cluster = Cluster(5)
+    """The majority changes the membership; who is cut off goes on campaigning and writing under the one before."""
+    cluster = Cluster(5, Options(election_ticks=10, heartbeat_ticks=1))
     cluster.elect(1)
     cluster.isolate(4, 5)
     cluster[1].propose(b"kept")
@@ -256,10 +257,37 @@ def test_p51_a_change_during_a_partition_loses_nothing_acknowledged() -> None:
     cluster.settle()
     cluster[1].propose(b"too")
     cluster.settle()
-    cluster.heal()
-    cluster.tick(2)
+    cluster.tick(25, 4, 5)
     cluster.settle()
+    assert Role.LEADER not in (cluster[id].status().role for id in (4, 5))
+    cluster.heal()
+    for _ in range(8):
+        cluster.tick(5)
+        cluster.settle()
     assert all(cluster.payloads(id) == [b"kept", b"too"] for id in (1, 2, 3, 4))
+
+
+def test_p51_a_leader_that_is_cut_off_cannot_change_the_membership_to_its_own_majority() -> None:
+    """Neither its changes nor its writes are committed; what the others acknowledged meanwhile stays."""
+    cluster = Cluster(5)
+    cluster.elect(1)
+    cluster.isolate(1, 2)
+    _, accepted = cluster[1].propose_membership(drop(5))
+    assert accepted
+    cluster[1].propose_membership(drop(4))
+    cluster[1].propose(b"never")
+    cluster.settle()
+    assert cluster[1].status().commit_index == 1
+    assert len(cluster[1].status().membership.members) == 5
+    cluster.elect(3)
+    cluster[3].propose(b"kept")
+    cluster.settle()
+    assert cluster.payloads(4) == [b"kept"]
+    cluster.heal()
+    for _ in range(8):
+        cluster.tick(5)
+        cluster.settle()
+    assert all(cluster.payloads(id) == [b"kept"] for id in (1, 2, 3, 4, 5))
 
 
 # -- snapshots ---------------------------------------------------------------------------------------------------------
