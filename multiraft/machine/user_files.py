@@ -68,17 +68,7 @@ class UserFiles:
                 return
             hosted.saving = False
             if written is None:
-                # What it holds is as good as before; it is tried again when as much was logged once more.
-                hosted.logged_bytes = 0
-                if hosted.life is not Life.STOPPED:
-                    hosted.alarm = f"its state could not be saved: {error}"
-                    logger.error(
-                        "group %d (%s): %s",
-                        group,
-                        hosted.name,
-                        hosted.alarm,
-                        extra={"group": group},
-                    )
+                self._not_saved(hosted, error)
                 done(None)
                 return
             at, hosted.state = written
@@ -99,6 +89,15 @@ class UserFiles:
             covered(self._machines.hold(hosted, write, lambda: saved(None, None)))
 
         self._machines.enqueue(hosted, start, saved)
+
+    @staticmethod
+    def _not_saved(hosted: Hosted, error: BaseException | None) -> None:
+        """What it holds is as good as before; it is tried again when as much was logged once more."""
+        hosted.logged_bytes = 0
+        if hosted.life is not Life.STOPPED:
+            group, name = hosted.group, hosted.name
+            hosted.alarm = f"its state could not be saved: {error}"
+            logger.error("group %d (%s): %s", group, name, hosted.alarm, extra={"group": group})
 
     def _write(self, hosted: Hosted, path: Path, whole: bool, done: Done) -> None:
         """Begin the job that writes a file; then ``done((At, State), error)``. ``whole``: with all of the state in it."""

@@ -72,7 +72,8 @@ class NodeStatus:
     """From the first committed entry that waited until none did any more."""
     flushes: int
     snapshots_sent: int
-    snapshots_installed: int
+    snapshots_taken: int
+    """Those from others that were installed here."""
     snapshots_failed: int
     """Those for others that could not be made or sent, or that the other did not take."""
     commit_index_sum: int
@@ -164,7 +165,7 @@ def _work(node: Node) -> dict[str, Any]:
         "apply_lag_ns": counters.apply_lag_ns.seen(),
         "flushes": node.keeper.flushes,
         "snapshots_sent": node.transfers.sent,
-        "snapshots_installed": node.transfers.installed,
+        "snapshots_taken": node.transfers.installed,
         "snapshots_failed": node.transfers.failed_count,
     }
 

@@ -388,6 +388,7 @@ def test_p97_a_snapshot_of_the_others_heals_a_machine_that_failed(
             await cluster.start(3)
             back = cluster.nodes[3]
             await cluster.until(lambda: back.transfers.installed >= 1)
+            await cluster.until(lambda: not back.admission.stopped)  # it is brought up from there
             there = await back.create_group("hits", "counter")
             assert await there.read() == await group.read()
 
