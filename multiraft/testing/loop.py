@@ -15,7 +15,6 @@ import asyncio
 from asyncio import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -120,8 +119,10 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         while self._tasks:  # one that ends may begin another
             coroutine = self._tasks.pop().get_coro()
             if coroutine is not None:
-                with suppress(BaseException):
+                try:
                     coroutine.close()
+                except BaseException as error:  # of a process that is dead: it is nobody's trouble
+                    self.troubles.append(Trouble("closing a coroutine of a dead process", error))
 
     def tick_at(self, rate: float) -> None:
         """Let its clock go faster or slower from here on. Timers that are set already keep their true time."""

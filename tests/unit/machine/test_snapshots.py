@@ -209,11 +209,11 @@ def test_p59_a_chunk_is_checked_again_when_it_is_used(tmp_path: Path) -> None:
     """The disk may have changed it since the whole file was checked."""
     write_file(tmp_path / "file")
     whole = (tmp_path / "file").read_bytes()
-    body = next(read_chunks(tmp_path / "file"))
+    body = next(read_chunks(RealDisk(), tmp_path / "file"))
     at = whole.index(body) + len(body) // 2
     (tmp_path / "file").write_bytes(whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :])
     with pytest.raises(PeerProtocolError, match="chunk is damaged"):
-        list(read_entries(tmp_path / "file"))
+        list(read_entries(RealDisk(), tmp_path / "file"))
 
 
 def test_lengths_that_promise_more_than_there_is_cost_nothing(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_p59_a_damaged_or_wrong_file_changes_nothing(
 
 
 def test_a_shard_that_met_an_unknown_command_goes_on_behind_a_snapshot_that_it_can_read(
-    leader: KeyValueStore, follower: KeyValueStore, tmp_path: Path
+    leader: KeyValueStore, follower: KeyValueStore, home: Home
 ) -> None:
     newer = b"\2" + put(key(2), b"").encode()[1:]
     stopped = runs_of([newer, put(key(3), b"behind").encode()], 2)
@@ -388,14 +388,14 @@ def test_a_shard_that_met_an_unknown_command_goes_on_behind_a_snapshot_that_it_c
     assert follower.apply(stopped, 100, held) == 0
     assert GROUP in follower.alarms()
     before = scan_all(follower)
-    info = snapshot_now(leader, tmp_path / "file")
+    info = snapshot_now(leader, home.path / "file")
     record = snapshot_record(info)
 
-    of_another_format = bytearray((tmp_path / "file").read_bytes())
+    of_another_format = bytearray(home.disk.read(home.path / "file"))
     of_another_format[4] += 1
-    (tmp_path / "newer").write_bytes(of_another_format)
+    home.disk.write(home.path / "newer", bytes(of_another_format))
     refused = Outcome()
-    follower.install(GROUP, tmp_path / "newer", record, refused)
+    follower.install(GROUP, home.path / "newer", record, refused)
     assert isinstance(refused.error, FormatUnsupported)
     follower.release()
     assert follower.apply(held, 100) == 0
@@ -404,7 +404,7 @@ def test_a_shard_that_met_an_unknown_command_goes_on_behind_a_snapshot_that_it_c
     assert follower.shard(GROUP).alarm is not None
     assert scan_all(follower) == before
 
-    assert install_now(follower, tmp_path / "file", record)
+    assert install_now(follower, home.path / "file", record)
     assert not follower.alarms()
     assert follower.shard(GROUP).alarm is None
     follower.release()

@@ -325,7 +325,7 @@ def test_p59_a_damaged_or_foreign_file_changes_nothing(home: Home) -> None:
         outcome = Outcome()
         host.files.install(GROUP, path, record, outcome)
         assert outcome.error is not None
-    path.write_bytes(whole)
+    home.disk.write(path, whole)
     for claim in (
         replace(record, crc=record.crc ^ 1),
         replace(record, size=record.size + 1),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from multiraft.disk import RealDisk
 from multiraft.machine.hosted import Life
 from multiraft.machine.snapshot import head_of_snapshot
 from multiraft.machine.user_files import UserFiles
@@ -24,7 +25,7 @@ class Tiny(Log):
 
 
 def indexes(folder: Path) -> list[int]:
-    return sorted(int(head_of_snapshot(path).index) for path in folder.glob("*.state"))
+    return sorted(int(head_of_snapshot(RealDisk(), path).index) for path in folder.glob("*.state"))
 
 
 def test_p86_a_save_holds_what_the_log_was_asked_to_cover_and_nothing_that_came_later(

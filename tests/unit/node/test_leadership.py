@@ -378,7 +378,7 @@ def test_a_machine_that_swallows_its_cancellation_does_not_keep_its_node_from_en
     failed: bool,
 ) -> None:
     monkeypatch.setattr(leadership, "CLEAN_UP_S", 0.1)
-    monkeypatch.setattr("multiraft.node.node.CLEAN_UP_S", 0.1)
+    monkeypatch.setattr("multiraft.node.wiring.CLEAN_UP_S", 0.1)
     told: list[Any] = []
 
     async def main() -> None:

@@ -6,6 +6,7 @@ through A, a commit index >= A". What is synced is read here from the batches th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,12 @@ def test_p86_a_commit_index_is_synced_before_a_machine_that_it_covers_is_saved(
         async with alone(tmp_path, kind) as node:
             group = await node.create_group("hits", kind)
             synced, seen = Synced(node), []
-            for name, at_place in (("save_machine", 5), ("write_state", 4)):
+            for name in ("save_machine", "write_state"):
                 write = getattr(user_files, name)
 
-                def written(*given: Any, write: Any = write, at_place: int = at_place) -> Any:
-                    seen.append((given[at_place].index, *synced.of(group.id)))
+                def written(*given: Any, write: Any = write) -> Any:
+                    at = inspect.signature(write).bind(*given).arguments["at"]
+                    seen.append((at.index, *synced.of(group.id)))
                     return write(*given)
 
                 monkeypatch.setattr(user_files, name, written)
