@@ -10,6 +10,7 @@ Invariant: whatever ``open_parts`` opened before it failed, ``close_links``, ``c
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 from multiraft._core import FORMAT_VERSION
 from multiraft._ticket import Waker
 from multiraft.config import Config
-from multiraft.errors import MultiRaftError
+from multiraft.errors import MultiRaftError, StorageError
 from multiraft.ids import ClusterId, GroupId, message_ids
 from multiraft.interfaces import Hello, Jobs, StateMachine, Transport, TransportEvents, World
 from multiraft.log.schema import LogSettings
@@ -94,6 +95,14 @@ class Parts(TurnEvents, TransportEvents):
 
     async def _open_parts(self) -> None:
         """Open the directory and make every part. Raises StorageError and its kin for a directory that cannot be used."""
+        try:
+            await self._open_all()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise StorageError(f"the disk of {self.config.data_dir} failed: {error}") from error
+
+    async def _open_all(self) -> None:
         config = self.config
         directory = Path(config.data_dir)
         self.clock = self.world.clock
