@@ -99,7 +99,12 @@ def of_register(
         return text, writers
     if rival := rival_of(model, misfit, operations, wanted, len(writers)):
         return rival
-    return overwritten(misfit, gifts, writers, wanted, what, model.initial())
+    last = max(map(end_of, writers), default=-1)
+    if len(writers) == 1 and wanted != model.initial():  # then whoever saw it came after that write
+        needs = [needs for needs, _, _ in cells.cells[1:]]
+        seen = [end_of(one) for one, need in zip(operations, needs, strict=True) if need == wanted]
+        last = min([last, *seen])
+    return overwritten(misfit, gifts, writers, wanted, what, last)
 
 
 def end_of(one: Operation) -> int | float:
@@ -146,10 +151,9 @@ def overwritten(
     writers: list[Operation],
     wanted: Value,
     what: str,
-    initial: Value,
+    last: int | float,
 ) -> Story | None:
     """The last write of the value was followed by another, acknowledged before this began."""
-    last = max((end_of(one) for one in writers), default=-1)
     who = f"the last write of {what}" if writers else f"the first value, {what},"
     for one, gives in reversed(gifts):
         if gives != wanted and last < one.called and end_of(one) < misfit.called:
