@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 
 from multiraft.testing.explain import brief, line_of, shown
-from multiraft.testing.history import OK, Operation
+from multiraft.testing.history import OK, Operation, Process
 from multiraft.testing.linearizability import FailingPart, Verdict
 
 LANE, BAR, LEFT, TOP = 46, 26, 120, 34
@@ -32,7 +32,7 @@ svg .lane { stroke: var(--line); } svg .name { font-family: system-ui, sans-seri
   fill: var(--soft); font-size: 10px; }
 .ok { fill: var(--ok); stroke: var(--ok-edge); } .info { fill: var(--info); stroke: var(--info-edge); stroke-dasharray: 4 3; }
 .bad { fill: var(--bad); stroke: var(--bad-edge); stroke-width: 2.5; }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top;
+table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .7rem; vertical-align: top;
   border-bottom: 1px solid var(--line); } td { font-family: ui-monospace, monospace; font-size: 13px; }
 tr.misfit td { color: var(--bad-edge); font-weight: 600; }
 """
@@ -71,15 +71,12 @@ def draw(verdict: Verdict) -> str:
 def timeline(part: FailingPart) -> str:
     """The bars, as SVG."""
     operations = part.operations[-ROWS_MAX:]
-    lanes = {
-        process: lane
-        for lane, process in enumerate(sorted({one.process for one in operations}, key=str))
-    }
+    lanes, names = lanes_of(operations)
     ends = {one.ended for one in operations if one.ended is not None}
     events = sorted({one.called for one in operations} | ends)
     places = places_of(operations, events)
     width = places[-1] + STEP_MAX
-    height = TOP + LANE * len(lanes) + 8
+    height = TOP + LANE * len(names) + 8
     drawn = [
         f'<svg width="{width:.0f}" height="{height}" role="img" aria-label="timeline of operations">'
     ]
@@ -87,19 +84,40 @@ def timeline(part: FailingPart) -> str:
     for event, x in at.items():
         drawn.append(f'<text class="tick" x="{x:.0f}" y="14" text-anchor="middle">{event}</text>')
         drawn.append(f'<line class="lane" x1="{x:.0f}" y1="20" x2="{x:.0f}" y2="{height}"/>')
-    for process, lane in lanes.items():
+    for lane, process in enumerate(names):
         y = TOP + lane * LANE + BAR / 2
-        name = escape(brief(process, 14))
-        drawn.append(f'<text class="name" x="10" y="{y + 4:.0f}">process {name}</text>')
+        name = "" if lane and names[lane - 1] == process else f"process {brief(process, 14)}"
+        drawn.append(f'<text class="name" x="10" y="{y + 4:.0f}">{escape(name)}</text>')
         drawn.append(
             f'<line class="lane" x1="{LEFT - 12}" y1="{y:.0f}" x2="{width:.0f}" y2="{y:.0f}"/>'
         )
     ranks = {placed.operation.called: rank for rank, placed in enumerate(part.order, 1)}
     for one in operations:
         until = width - 4 if one.ended is None else at[one.ended]
-        y = TOP + lanes[one.process] * LANE
+        y = TOP + lanes[one.called] * LANE
         drawn += bar(one, at[one.called], until, y, one == part.misfit, ranks.get(one.called))
     return "\n".join([*drawn, "</svg>"])
+
+
+def lanes_of(operations: tuple[Operation, ...]) -> tuple[dict[int, int], list[Process]]:
+    """Beginning -> lane, and whose each lane is: one a process, and one more for what it left open and went on."""
+    free: dict[Process, list[float]] = {}
+    rows: dict[int, tuple[Process, int]] = {}
+    for one in operations:
+        ends = free.setdefault(one.process, [])
+        row = next((n for n, end in enumerate(ends) if end < one.called), len(ends))
+        ends[row:] = [
+            float("inf") if one.ended is None else one.ended,
+            *ends[row + 1 :],
+        ]
+        rows[one.called] = one.process, row
+    order = sorted(free, key=lambda process: (isinstance(process, str), process))
+    first: dict[Process, int] = {}
+    names: list[Process] = []
+    for process in order:
+        first[process] = len(names)
+        names += [process] * len(free[process])
+    return {called: first[process] + row for called, (process, row) in rows.items()}, names
 
 
 def places_of(operations: tuple[Operation, ...], events: list[int]) -> list[float]:
