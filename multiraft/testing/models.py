@@ -13,7 +13,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
 from multiraft.testing.history import OK, UNKNOWN, HistoryError, Operation, Value
-from multiraft.testing.problem import ANY, FAILED, KEEP, NEVER, Cell, Cells, Steps, steps_of
+from multiraft.testing.problem import (
+    ANY,
+    FAILED,
+    IMPOSSIBLE,
+    KEEP,
+    NEVER,
+    Cell,
+    Cells,
+    Steps,
+    steps_of,
+)
 
 State = Hashable
 
@@ -357,7 +367,7 @@ class ListAppend(BaseModel):
             return ANY, NEVER, KEEP
         found = () if one.result is None else one.result
         fits = isinstance(found, tuple) and longest[: len(found)] == found
-        return len(found) if fits else "never", NEVER, KEEP
+        return len(found) if fits else IMPOSSIBLE, NEVER, KEEP
 
     @staticmethod
     def _longest(

@@ -169,7 +169,7 @@ BAD = {
     ),
     "reads that go back": (
         "register",
-        "it fits nowhere: after the longest order",
+        "overwritten by write(2) -> None of process 1, and that was seen by read() -> 2 of process 2, which had ended",
         4,
         "|-|                    :'write', 1",
         "    |----------|       :'write', 2",
