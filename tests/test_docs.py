@@ -65,7 +65,10 @@ def test_the_extras_that_the_pages_name_exist() -> None:
             assert set(names.split(",")) <= set(project["optional-dependencies"])
 
 
-def test_the_example_of_machines_is_the_file_that_is_run() -> None:
-    page = (ROOT / "docs" / "machines.md").read_text("utf-8")
-    code = (ROOT / "docs" / "examples" / "counter.py").read_text("utf-8")
-    assert f"```python\n{code}```" in page
+@pytest.mark.parametrize(
+    ("page", "example"), [("machines.md", "counter.py"), ("testing.md", "check_history.py")]
+)
+def test_the_example_on_a_page_is_the_file_that_is_run(page: str, example: str) -> None:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    code = (ROOT / "docs" / "examples" / example).read_text("utf-8")
+    assert f"```python\n{code}```" in text

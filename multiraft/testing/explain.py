@@ -6,6 +6,7 @@ and falls back to the state after the longest order. It decides nothing.
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Hashable, Sequence
 
 from multiraft.testing.history import FAIL, INFO, OK, UNKNOWN, Operation, Value
@@ -99,7 +100,14 @@ def of_register(
         return text, writers
     if rival := rival_of(model, misfit, operations, wanted, len(writers)):
         return rival
-    return overwritten(misfit, gifts, writers, wanted, what, model.initial())
+    sights: dict[Value, Operation] = {}
+    for one, (needs, _, _) in zip(operations, cells.cells[1:], strict=True):
+        if one.called != misfit.called and end_of(one) < end_of(sights.get(needs, misfit)):
+            sights[needs] = one
+    last = max(map(end_of, writers), default=-1)
+    if len(writers) == 1 and wanted in sights and wanted != model.initial():
+        last = min(last, end_of(sights[wanted]))
+    return overwritten(misfit, gifts, writers, wanted, last, sights)
 
 
 def end_of(one: Operation) -> int | float:
@@ -145,16 +153,28 @@ def overwritten(
     gifts: list[tuple[Operation, Value]],
     writers: list[Operation],
     wanted: Value,
-    what: str,
-    initial: Value,
+    last: int | float,
+    sights: dict[Value, Operation],
 ) -> Story | None:
-    """The last write of the value was followed by another, acknowledged before this began."""
-    last = max((end_of(one) for one in writers), default=-1)
+    """The last write of the value, at ``last``, was followed by another, acknowledged or seen before this began.
+
+    ``sights`` are the first to have seen a value. Where it was given once, its gift came before.
+    """
+    what = brief(wanted)
     who = f"the last write of {what}" if writers else f"the first value, {what},"
-    for one, gives in reversed(gifts):
-        if gives != wanted and last < one.called and end_of(one) < misfit.called:
-            when = f"acknowledged at {one.ended}, before this began at {misfit.called}"
-            return f"{who} was overwritten by {named(one)}, {when}", [one, *writers]
+    times = Tally(gives for _, gives in gifts)
+    before = f"before this began at {misfit.called}"
+    for one, gives in gifts:
+        if gives == wanted or one.called < last:
+            continue
+        if end_of(one) < misfit.called:
+            text = f"{who} was overwritten by {named(one)}, acknowledged at {one.ended}, {before}"
+            return text, [one, *writers]
+        seen = sights.get(gives)
+        if seen is not None and times[gives] == 1 and end_of(seen) < misfit.called:
+            by = f"{named(seen)}, which had ended at {seen.ended}, {before}"
+            text = f"{who} was overwritten by {named(one)}, and that was seen by {by}"
+            return text, [one, seen, *writers]
     return None
 
 

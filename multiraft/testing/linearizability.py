@@ -36,7 +36,7 @@ class Limits:
 
     steps_max: int = 5_000_000
     """Steps of the search in one part; a history without hard places takes one for each change of the state."""
-    shrink_steps_max: int = 3_000_000
+    shrink_steps_max: int = 10_000_000
     """Steps, and operations looked at, of all searches for a smaller failing part; then the smallest so far is shown."""
     seconds: float | None = None
     """CPU time of the whole check; None is no limit. With it, a verdict may differ from run to run: to unknown."""

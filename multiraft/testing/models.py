@@ -13,7 +13,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
 from multiraft.testing.history import OK, UNKNOWN, HistoryError, Operation, Value
-from multiraft.testing.problem import ANY, FAILED, KEEP, NEVER, Cell, Cells, Steps, steps_of
+from multiraft.testing.problem import (
+    ANY,
+    FAILED,
+    IMPOSSIBLE,
+    KEEP,
+    NEVER,
+    Cell,
+    Cells,
+    Steps,
+    steps_of,
+)
 
 State = Hashable
 
@@ -192,7 +202,9 @@ def joined(state: Any, argument: Value) -> tuple[bool, State]:
         state = argument[:0] if isinstance(argument, str | bytes) else ()
     if isinstance(state, tuple):
         return True, (*state, argument)
-    if isinstance(state, str | bytes) and type(state) is type(argument):
+    if isinstance(state, str) and isinstance(argument, str):
+        return True, state + argument
+    if isinstance(state, bytes) and isinstance(argument, bytes):
         return True, state + argument
     return False, state
 
@@ -259,17 +271,22 @@ class Counter(BaseModel):
     def fold(
         self, operations: Sequence[Operation], initial: State
     ) -> list[tuple[list[Operation], State]]:
-        """What was added before all that shows the number began, and showed nothing, is where the rest begins."""
-        silent = {
-            one.called: one
-            for one in operations
-            if one.f == "add" and one.outcome == OK and one.result is None
-        }
-        rest = [one.called for one in operations if one.outcome == OK and one.called not in silent]
+        """What was added before all that shows the number began, is where the rest begins.
+
+        An add that shows it counts among these, unless it is as early itself: then what it showed is forgotten.
+        """
+        known = [one for one in operations if one.outcome == OK and one.returned is not None]
+        shows = [one for one in known if one.f == "add" and one.result is not None]
+        cut = min((one.called for one in known if one.f != "add"), default=None)
+        while cut is not None:
+            late = [one.called for one in shows if (one.returned or 0) >= cut > one.called]
+            if not late:
+                break
+            cut = min(late)
         start: Any = initial
         early = set()
-        for one in silent.values():
-            if rest and one.returned is not None and one.returned < min(rest):
+        for one in known:
+            if one.f == "add" and cut is not None and (one.returned or 0) < cut:
                 early.add(one.called)
                 start += one.argument
         return [([one for one in operations if one.called not in early], start)] if early else []
@@ -350,7 +367,7 @@ class ListAppend(BaseModel):
             return ANY, NEVER, KEEP
         found = () if one.result is None else one.result
         fits = isinstance(found, tuple) and longest[: len(found)] == found
-        return len(found) if fits else "never", NEVER, KEEP
+        return len(found) if fits else IMPOSSIBLE, NEVER, KEEP
 
     @staticmethod
     def _longest(

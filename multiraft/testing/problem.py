@@ -50,6 +50,8 @@ NOBODY: Final = Mark("NOBODY")
 """A state that nobody needs or avoids, whichever it is."""
 FAILED: Final = Mark("FAILED")
 """As the next state: it cannot happen here."""
+IMPOSSIBLE: Final = Mark("IMPOSSIBLE")
+"""As a need: no state will do. The answer is a list of values that cannot have been there so."""
 NO_END: Final = 1 << 62
 """After every position."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from multiraft.testing.explain import story
 from multiraft.testing.history import INFO, OK, UNKNOWN, Operation
 from multiraft.testing.models import Model
-from multiraft.testing.problem import ANY, NEVER
+from multiraft.testing.problem import ANY, IMPOSSIBLE, NEVER
 
 
 @dataclass(slots=True)
@@ -134,7 +134,15 @@ def without(part: Smaller, begin: int, end: int, model: Model, keep: set[int]) -
     gone = set(gifts)
     for at in gifts:
         asked[cells.cells[at][0]] -= 1
-    work = [at for at in gifts if asked[cells.cells[at][2]] > 0]
+    shown: set[Hashable] = set()
+    for one, (needs, _, _) in zip(left, cells.cells, strict=True):
+        if needs is IMPOSSIBLE and isinstance(one.result, tuple):
+            shown.update(one.result)  # without them it would look as if nobody had given these
+    work = [
+        at
+        for at in gifts
+        if asked[cells.cells[at][2]] > 0 or (shown and left[at].argument in shown)
+    ]
     givers: dict[Hashable, list[int]] = {}
     for at in gifts:
         givers.setdefault(cells.cells[at][2], []).append(at)

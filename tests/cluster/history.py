@@ -1,18 +1,20 @@
-"""Load on a cluster, and the judge of what it was told.
+"""Load on a cluster, and the history of it, which `multiraft.testing` judges as that of registers.
 
-Writers write each key once, so that at the end every key answers for itself: acknowledged means there, reported as failed
-means not there, unknown may be either. Registers are counters that one task raises by compare-and-set, so that a command that
-arrives late finds another revision; readers at every member must see no less than anybody was told before they asked.
+Writers write each key once, so that at the end every key answers for itself. Registers are counters that one task raises by
+compare-and-set, so that a command that arrives late finds another revision; readers at every member look at them all the time.
+Everything is one linearizable history, also what each replica has by itself in the end, when all have applied all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from multiraft.testing import FAIL, INFO, OK, Call, Recorder, Register, check
 from tests.cluster.harness import WAIT_S, CallFailed, Cluster, Member
 
 TIMEOUT_S = 1.5
@@ -22,58 +24,52 @@ PATIENCE_S = 0.5
 
 
 class History:
-    """What is known of each key and register, and what contradicts it."""
+    """What was asked and told."""
 
     def __init__(self) -> None:
-        self.acknowledged: dict[str, str] = {}
-        self.unknown: dict[str, str] = {}
-        self.failed: dict[str, str] = {}
-        self.floor: dict[str, int] = {}
-        """Register -> the highest value that anybody was told."""
-        self.ceiling: dict[str, int] = {}
-        """Register -> the highest value that was tried."""
+        self.recorder = Recorder()
+        self.keys: set[str] = set()
+        """All that somebody tried to write."""
+        self.raised: Counter[str] = Counter()
+        """Register -> the highest value that is known to have been there."""
+        self.writes: Counter[str] = Counter()
         self.reads = 0
-        self.wrong: list[str] = []
+        self._calls = itertools.count(1)
         self._grown = asyncio.Condition()
 
-    async def wrote(self, key: str, value: str, outcome: str) -> None:
+    def begin(self, who: object, f: str, key: str, value: Any = None) -> Call:
+        """Note that somebody asks for something; each call is a process of its own."""
+        self.keys.add(key)
+        return self.recorder.invoke(f"{who}, call {next(self._calls)}", f, key, value)
+
+    async def wrote(self, call: Call, outcome: str) -> None:
         """Note what the writer of a key was told: ``ok``, ``not`` or ``unknown``."""
-        {"ok": self.acknowledged, "unknown": self.unknown, "not": self.failed}[outcome][key] = value
+        {"ok": call.ok, "unknown": call.info, "not": call.fail}[outcome]()
+        self.writes[outcome] += 1
         async with self._grown:
             self._grown.notify_all()
 
     async def more(self, count: int) -> None:
         """Wait until so many more writes were acknowledged."""
-        wanted = len(self.acknowledged) + count
+        wanted = self.writes["ok"] + count
         async with asyncio.timeout(WAIT_S), self._grown:
-            await self._grown.wait_for(lambda: len(self.acknowledged) >= wanted)
+            await self._grown.wait_for(lambda: self.writes["ok"] >= wanted)
 
-    def told(self, register: str, value: int, floor: int, who: str) -> None:
-        """A read that began when ``floor`` was known says ``value``."""
+    def told(self, call: Call, register: str, value: int) -> None:
+        """A read of a register was answered."""
+        call.ok(value or None)
         self.reads += 1
-        if not floor <= value <= self.ceiling.get(register, 0):
-            self.wrong.append(
-                f"{who} read {register} = {value}, between {floor} and {self.ceiling.get(register)} were possible"
-            )
-        self.floor[register] = max(self.floor.get(register, 0), value)
+        self.raised[register] = max(self.raised[register], value)
 
-    def judge(self, found: dict[str, str], where: str) -> None:
-        """Compare with everything that is there in the end."""
-        for key, value in self.acknowledged.items():
-            if found.get(key) != value:
-                self.wrong.append(f"{where}: {key} was acknowledged, and is {found.get(key)!r}")
-        for key in self.failed:
-            if key in found:
-                self.wrong.append(f"{where}: {key} was reported as failed, and is there")
-        for key, value in found.items():
-            if key in self.floor:
-                self.told(key, int(value), self.floor[key], where)
-            elif value not in (self.acknowledged.get(key), self.unknown.get(key)):
-                self.wrong.append(f"{where}: {key} = {value!r} was never written so")
+    def judge(self) -> None:
+        """Is there one order that explains all that anybody was told?"""
+        verdict = check(self.recorder.history(), Register())
+        assert verdict.ok, str(verdict)
 
     def summary(self) -> str:
+        outcomes = Counter(one.outcome for one in self.recorder.history())
         return (
-            f"{len(self.acknowledged)} acknowledged, {len(self.unknown)} unknown, {len(self.failed)} failed, "
+            f"{outcomes[OK]} operations acknowledged, {outcomes[INFO]} unknown, {outcomes[FAIL]} failed, "
             f"{self.reads} reads of registers"
         )
 
@@ -125,17 +121,20 @@ class Load:
         while await self._running(member):
             number = next(self._numbers)
             key, value = f"key-{number:06d}", f"{number} by {member.number}"
+            call = self.history.begin(f"writer {member.number}", "write", key, value)
             try:
                 await member.call("put", key=key, value=value, timeout=TIMEOUT_S)
             except CallFailed as error:
-                await self.history.wrote(key, value, error.kind)
+                await self.history.wrote(call, error.kind)
             else:
-                await self.history.wrote(key, value, "ok")
+                await self.history.wrote(call, "ok")
 
     async def _write_many(self, member: Member) -> None:
+        who = f"writer {member.number} of ten"
         while await self._running(member):
             numbers = [next(self._numbers) for _ in range(10)]
             items = {f"key-{n:06d}": f"{n} by {member.number}, of ten" for n in numbers}
+            calls = [self.history.begin(who, "write", *item) for item in items.items()]
             outcomes: list[Any]
             try:
                 outcomes = await member.call(
@@ -143,52 +142,75 @@ class Load:
                 )
             except CallFailed as error:
                 outcomes = error.outcomes or [error.kind] * len(items)
-            for (key, value), outcome in zip(items.items(), outcomes, strict=True):
-                await self.history.wrote(key, value, "ok" if isinstance(outcome, int) else outcome)
+            for call, outcome in zip(calls, outcomes, strict=True):
+                await self.history.wrote(call, "ok" if isinstance(outcome, int) else outcome)
 
     async def _write_in_vain(self, member: Member) -> None:
         """Writes whose condition never holds: what is reported as failed must not be there."""
         while await self._running(member):
             number = next(self._numbers)
             key, value = f"vain-{number:06d}", f"{number} by {member.number}"
+            call = self.history.begin(f"vain {member.number}", "cas", key, ("what is not", value))
             try:
                 await member.call("set", key=key, value=value, revision=1, timeout=TIMEOUT_S)
             except CallFailed as error:
-                await self.history.wrote(key, value, error.kind)
+                await self.history.wrote(call, error.kind)
             else:
-                self.history.wrong.append(f"{key} was written on a condition that did not hold")
+                await self.history.wrote(call, "ok")
 
     async def _raise(self, register: str) -> None:
         """Raise a register by one again and again, through one member after the other."""
         history, members = self.history, itertools.cycle(self._cluster.members.values())
-        history.floor[register] = history.ceiling[register] = 0
         while not self._stop.is_set():
             member = next(members)
-            floor = history.floor[register]
             try:
-                entry = await member.call("get", PATIENCE_S, key=register, timeout=TIMEOUT_S)
-                value, revision = (int(entry[0]), entry[1]) if entry is not None else (0, 0)
-                history.told(register, value, floor, f"the writer at node {member.number}")
-                history.ceiling[register] = max(history.ceiling[register], value + 1)
-                await member.call(
-                    "set",
-                    PATIENCE_S,
-                    key=register,
-                    value=str(value + 1),
-                    revision=revision,
-                    timeout=TIMEOUT_S,
-                )
+                value, revision = await self._read(member, register, "the writer at", PATIENCE_S)
+                await self._set(member, register, value, revision)
             except CallFailed as error:
                 if error.error == "Away":
                     await asyncio.sleep(0.01)
             else:
-                history.floor[register] = max(history.floor[register], value + 1)
+                history.raised[register] = max(history.raised[register], value + 1)
+
+    async def _set(self, member: Member, register: str, value: int, revision: int) -> None:
+        """Raise what was read at a revision; a value has one revision, so it is compared with the value."""
+        old = value or None
+        call = self.history.begin(
+            f"the writer at {member.number}", "cas", register, (old, value + 1)
+        )
+        try:
+            await member.call(
+                "set",
+                PATIENCE_S,
+                key=register,
+                value=str(value + 1),
+                revision=revision,
+                timeout=TIMEOUT_S,
+            )
+        except CallFailed as error:
+            {"unknown": call.info, "not": call.fail}[error.kind]()
+            raise
+        call.ok(True)
+
+    async def _read(
+        self, member: Member, register: str, who: str, within: float | None = None
+    ) -> tuple[int, int]:
+        """Value and revision by a linearizable read."""
+        call = self.history.begin(f"{who} node {member.number}", "read", register)
+        try:
+            entry = await member.call("get", within, key=register, timeout=TIMEOUT_S)
+        except CallFailed:
+            call.info()
+            raise
+        value, revision = (int(entry[0]), entry[1]) if entry is not None else (0, 0)
+        self.history.told(call, register, value)
+        return value, revision
 
     async def raised(self, register: str, by: int) -> None:
         """Wait until a register was raised so far beyond what is known of it now."""
-        wanted = self.history.floor[register] + by
+        wanted = self.history.raised[register] + by
         async with asyncio.timeout(WAIT_S):
-            while self.history.floor[register] < wanted:
+            while self.history.raised[register] < wanted:
                 await asyncio.sleep(0.01)
 
     async def _look(self, member: Member) -> None:
@@ -198,14 +220,11 @@ class Load:
             await self.look(member, register)
 
     async def look(self, member: Member, register: str) -> None:
-        """One linearizable read, judged by what was known when it began."""
-        floor = self.history.floor.get(register, 0)
+        """One linearizable read."""
         try:
-            entry = await member.call("get", key=register, timeout=TIMEOUT_S)
+            await self._read(member, register, "a reader at")
         except CallFailed:
             return
-        value = int(entry[0]) if entry is not None else 0
-        self.history.told(register, value, floor, f"node {member.number}")
 
     async def judge(self) -> None:
         """Everything, at every member: by linearizable reads, and what each replica has applied by itself."""
@@ -213,9 +232,19 @@ class Load:
         await self._cluster.settled()
         for number, member in self._cluster.members.items():
             for stale in (False, True):
+                who = f"node {number}{' by itself' if stale else ''}"
+                calls = {
+                    key: self.history.begin(who, "read", key) for key in sorted(self.history.keys)
+                }
                 found = dict(await member.call("scan", stale=stale))
-                self.history.judge(found, f"node {number}{' by itself' if stale else ''}")
-        assert not self.history.wrong, "\n".join(self.history.wrong[:20])
+                assert found.keys() <= calls.keys(), "there is a key that nobody wrote"
+                for key, call in calls.items():
+                    value = found.get(key)
+                    if key in self.registers and value is not None:
+                        self.history.told(call, key, int(value))
+                    else:
+                        call.ok(value)
+        self.history.judge()
 
 
 @asynccontextmanager
