@@ -250,6 +250,25 @@ def test_p21_a_state_that_was_taken_over_is_found_after_any_cut() -> None:
     assert at_every_cut(prepare, act, check, seeds=32) >= 5
 
 
+def test_p21_a_state_that_was_found_outlives_the_one_that_it_replaces() -> None:
+    """A process is killed while it writes one; the next finds what it wrote and removes the older; then the power goes."""
+
+    def prepare(disk: SimulatedDisk) -> States:
+        states = States(folder(disk), disk)
+        write_state(disk, states.path(GROUP, 5), Kind.BYTES, GROUP, "log", At(5), [b"old"])
+        return states
+
+    def act(disk: SimulatedDisk, states: States) -> None:
+        write_state(disk, states.path(GROUP, 9), Kind.BYTES, GROUP, "log", At(9), [b"new"])
+
+    def check(disk: SimulatedDisk, states: States, finished: bool) -> None:
+        index = states.found()[GROUP].info.index
+        disk.crash()
+        assert states.found()[GROUP].info.index == index
+
+    assert at_every_cut(prepare, act, check, seeds=32, power=False) >= 5
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_p21_a_file_that_arrived_is_there_and_nothing_unfinished_is_taken_for_one(
     moved: bool,
