@@ -151,8 +151,13 @@ class RealDisk:
         return sorted(os.listdir(path))
 
     def make_directory(self, path: Path) -> None:
-        missing = [path, *path.parents]
-        missing = missing[: next(at for at, each in enumerate(missing) if each.is_dir())]
+        above = [path, *path.parents]
+        missing = above[: next(at for at, each in enumerate(above) if each.is_dir())]
+        if len(missing) + 1 < len(above):
+            # Whoever made the last one that is there may have been killed before its name was synced. Where that is not allowed
+            # it was not us.
+            with contextlib.suppress(PermissionError):
+                self.sync_directory(above[len(missing) + 1])
         for each in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 each.mkdir()

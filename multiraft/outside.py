@@ -86,7 +86,7 @@ class Disk(Protocol):
         """What is in a directory, sorted."""
 
     def make_directory(self, path: Path) -> None:
-        """Durably, with what is missing above it. One that is there is left as it is."""
+        """Durably, with what is missing above it; durable afterwards even where it was there, made by one who was killed."""
 
     def rename(self, source: Path, target: Path) -> None:
         """In the place of what has that name already, if anything."""

@@ -109,6 +109,8 @@ class States:
         """The newest state of each group, by its head; older ones and what was never finished are removed."""
         states: dict[int, State] = {}
         self.disk.make_directory(self.directory)
+        # Who wrote the newest one may have been killed before its name was synced: it must not go after the older one went.
+        self.disk.sync_directory(self.directory)
         for name in self.disk.names(self.directory):
             path = self.directory / name
             if path.name.endswith(".part"):

@@ -83,7 +83,6 @@ class Tree:
         self._inside: set[object] = set()
         """Read transactions of tasks on workers; a set, since threads add and take away at the same time."""
         self.file = self.path / DATA_FILE
-        fresh = self.disk.size(self.file) is None
         self.disk.make_directory(self.path)
         self.env = self._open(max(map_bytes, MAP_BYTES_MIN), relaxed)
         try:
@@ -94,9 +93,9 @@ class Tree:
             self.shards = self.env.open_db(b"shards")
             self.meta = self.env.open_db(b"meta")
             self.store_id = self._identify(store_id)
-            if fresh and not relaxed:
+            if not relaxed:
+                # At every start: who made the file may have been killed before its name was synced.
                 self.disk.sync_directory(self.path)
-                self.disk.sync_directory(self.path.parent)
             self.space = self.measure()
         except BaseException:
             self.env.close()

@@ -23,7 +23,7 @@ from multiraft.errors import NoSpace
 from multiraft.testing.environment import DataFile, Environment
 from multiraft.testing.faults import NAME, SYNC, failure
 from multiraft.testing.files import Change, Directory, Handle, PlainFile
-from multiraft.testing.platter import Platter
+from multiraft.testing.platter import Platter, parent_of
 
 
 class SimulatedDisk(Platter):
@@ -106,9 +106,16 @@ class SimulatedDisk(Platter):
             where = str(each)
             if where not in self._directories:
                 self.troubles.step(NAME, where)
-                self.troubles.step(SYNC, where)
                 self._directories[where] = Directory()
+                self._unnamed_directories[where] = None
                 self.note(partial(self._directories.pop, where))
+            if where in self._unnamed_directories:
+                self.troubles.step(SYNC, str(each.parent))
+                self._name_directory(where)
+
+    def _name_directory(self, where: str) -> None:
+        del self._unnamed_directories[where]
+        self.note(lambda: self._unnamed_directories.update({where: None}))
 
     def rename(self, source: Path, target: Path) -> None:
         self._require_power()
@@ -152,6 +159,8 @@ class SimulatedDisk(Platter):
             directory.doubtful = True
             raise
         if not directory.doubtful:
+            for where in [one for one in self._unnamed_directories if parent_of(one) == str(path)]:
+                self._name_directory(where)
             before, directory.unsynced = directory.unsynced, []
             self.note(lambda: _unsync(directory, before))
 

@@ -47,6 +47,8 @@ class Platter:
         self.life = 1
         """Counted up with each crash: what is open belongs to one life."""
         self._directories: dict[str, Directory] = {"/": Directory()}
+        self._unnamed_directories: dict[str, None] = {}
+        """Those whose own names are not certain."""
         self._held: set[str] = set()
         self._environments: set[str] = set()
         self._operations = 0
@@ -220,11 +222,22 @@ class Platter:
         self._job, self._jobs = None, []
 
     def _lose(self) -> None:
+        for where in list(self._unnamed_directories):
+            if self.generator.getrandbits(1):
+                gone = [one for one in self._directories if f"{one}/".startswith(f"{where}/")]
+                for one in gone:
+                    del self._directories[one]
+        self._unnamed_directories.clear()
         kept: dict[int, bool] = {}
         for directory in self._directories.values():
             directory.lose(kept, self.generator)
         for inode in self._inodes():
             inode.lose(self.generator)
+
+
+def parent_of(where: str) -> str:
+    """The directory that a path's name is in."""
+    return where.rpartition("/")[0] or "/"
 
 
 def _order(entry: tuple[int, Callable[[], None]]) -> int:

@@ -1,12 +1,75 @@
-"""What is asked of the disk, and of the C library, before an environment is opened."""
+"""The real disk, where it does more than call the system. What it shares with the simulated one is in `tests/unit/testing`."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from multiraft.disk import RealDisk
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is synced, in order."""
+    found: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        found.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return found
+
+
+def test_p21_each_new_directory_is_synced_in_the_one_above(
+    tmp_path: Path, synced: list[str]
+) -> None:
+    RealDisk().make_directory(tmp_path / "a" / "b")
+    assert synced == [tmp_path.parent.name, tmp_path.name, "a"]
+
+
+def test_p21_a_directory_that_is_there_may_not_be_synced_yet(
+    tmp_path: Path, synced: list[str]
+) -> None:
+    """Whoever made it may have been killed before that."""
+    (tmp_path / "a").mkdir()
+    RealDisk().make_directory(tmp_path / "a")
+    assert synced == [tmp_path.name]
+
+
+def test_a_directory_above_that_may_not_be_read_is_somebody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: RealDisk, path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(RealDisk, "sync_directory", refused)
+    (tmp_path / "a").mkdir()
+    RealDisk().make_directory(tmp_path / "a")
+    with pytest.raises(PermissionError):
+        RealDisk().make_directory(tmp_path / "a" / "b" / "c")
+
+
+def test_a_whole_file_is_the_old_one_until_it_is_the_new_one(
+    tmp_path: Path, synced: list[str]
+) -> None:
+    path = tmp_path / "file"
+    RealDisk().write(path, b"one")
+    RealDisk().write(path, b"two")
+    assert RealDisk().read(path) == b"two"
+    assert synced == ["file.new", tmp_path.name] * 2
+
+
+def test_private_files_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
+    RealDisk().open(tmp_path / "file", "w", private=True).close()
+    assert (tmp_path / "file").stat().st_mode & 0o077 == 0
+
 
 FAULTS = """
 import resource, sys

@@ -62,8 +62,10 @@ def at_every_cut(
     act: Callable[[SimulatedDisk, Any], Any],
     check: Callable[[SimulatedDisk, Any, bool], None],
     seeds: int = 8,
+    *,
+    power: bool = True,
 ) -> int:
-    """Let the power go at each operation of ``act`` in turn, and check what is left. Returns how many there are."""
+    """Let the power go at each operation of ``act`` in turn, or the process alone, and check what is left; how many there are."""
     for steps in count(1):
         finished = False
         for seed in range(seeds):
@@ -75,7 +77,7 @@ def at_every_cut(
                 finished = True
             except PowerCut:
                 finished = False
-            disk.crash()
+            disk.crash(power=power)
             check(disk, made, finished)
         if finished:
             return steps - 1

@@ -170,9 +170,34 @@ def test_a_state_store_that_does_not_sync_is_caught() -> None:
     for seed in range(6):
         try:
             Tortured(seed, SMALL).torture(1200)
-        except AssertionError:
+        except (AssertionError, StorageError):
             caught += 1
     assert caught >= 4
+
+
+@pytest.mark.parametrize("power", [True, False])
+def test_p21_a_first_start_that_ended_anywhere_is_made_again_for_good(power: bool) -> None:
+    """By a cut of the power or a kill; what is flushed after the second start survives the next cut."""
+
+    def check(disk: SimulatedDisk, home: Home, finished: bool) -> None:
+        store = open_with_shard(home, DURABLE)
+        apply_all(store, [one.encode() for one in LOG[:9]], 1)
+        store.freeze(GROUP)
+        flushed = Outcome()
+        store.flush(GROUP, flushed)
+        assert flushed.result == 9
+        disk.crash()
+        again = open_with_shard(home, DURABLE)
+        assert again.shard(GROUP).applied_index == 9
+        again.close()
+
+    points = at_every_cut(
+        lambda disk: Home(disk, Path("/node/state")),
+        lambda disk, home: open_with_shard(home, DURABLE),
+        check,
+        power=power,
+    )
+    assert points >= 8
 
 
 # -- files --------------------------------------------------------------------------------------------------------------
@@ -223,6 +248,25 @@ def test_p21_a_state_that_was_taken_over_is_found_after_any_cut() -> None:
         check_snapshot(disk, found.path)
 
     assert at_every_cut(prepare, act, check, seeds=32) >= 5
+
+
+def test_p21_a_state_that_was_found_outlives_the_one_that_it_replaces() -> None:
+    """A process is killed while it writes one; the next finds what it wrote and removes the older; then the power goes."""
+
+    def prepare(disk: SimulatedDisk) -> States:
+        states = States(folder(disk), disk)
+        write_state(disk, states.path(GROUP, 5), Kind.BYTES, GROUP, "log", At(5), [b"old"])
+        return states
+
+    def act(disk: SimulatedDisk, states: States) -> None:
+        write_state(disk, states.path(GROUP, 9), Kind.BYTES, GROUP, "log", At(9), [b"new"])
+
+    def check(disk: SimulatedDisk, states: States, finished: bool) -> None:
+        index = states.found()[GROUP].info.index
+        disk.crash()
+        assert states.found()[GROUP].info.index == index
+
+    assert at_every_cut(prepare, act, check, seeds=32, power=False) >= 5
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import lmdb
 import pytest
 
 from multiraft.errors import NoSpace, StorageError
@@ -96,7 +97,6 @@ def test_freed_pages_are_used_again_unless_somebody_may_see_them() -> None:
     environment.close()
 
 
-@pytest.mark.parametrize("home", ["real", "simulated"], indirect=True)
 def test_pages_are_counted_about_as_lmdb_counts_them(home: Home) -> None:
     environment = home.disk.environment(home.path, map_size=1 << 26, max_dbs=2, max_readers=4)
     database = environment.open_db(b"data")
@@ -116,6 +116,39 @@ def test_pages_are_counted_about_as_lmdb_counts_them(home: Home) -> None:
         transaction.put(b"large", bytes(100_000), db=database)
         assert transaction.stat(database)["overflow_pages"] == 25
     environment.close()
+
+
+def test_a_full_map_spoils_the_transaction_and_nothing_else(home: Home) -> None:
+    environment = home.disk.environment(home.path, map_size=1 << 20, max_dbs=2, max_readers=4)
+    database = environment.open_db(b"data")
+    with environment.begin(write=True) as transaction:
+        transaction.put(b"before", b"there", db=database)
+    transaction = environment.begin(write=True)
+    with pytest.raises(lmdb.MapFullError):
+        for number in range(1000):
+            transaction.put(b"%d" % number, bytes(3000), db=database)
+    for use in (
+        lambda: transaction.put(b"k", b"v", db=database),
+        lambda: transaction.get(b"before", db=database),
+        transaction.commit,
+    ):
+        with pytest.raises(lmdb.BadTxnError):
+            use()
+    transaction.abort()
+    with pytest.raises(lmdb.Error, match="write transaction is active"):
+        with environment.begin(write=True) as transaction:
+            environment.set_mapsize(1 << 22)
+    reader = environment.begin()
+    environment.set_mapsize(1 << 22)
+    with pytest.raises(lmdb.Error, match="closed"):
+        reader.get(b"before", db=database)
+    with environment.begin(write=True) as transaction:
+        for number in range(500):
+            transaction.put(b"%d" % number, bytes(3000), db=database)
+        assert transaction.get(b"before", db=database) == b"there"
+    environment.close()
+    with pytest.raises(lmdb.Error, match="closed"):
+        environment.begin()
 
 
 def test_p13_a_flush_without_room_does_nothing_and_heals_on_a_simulated_disk() -> None:

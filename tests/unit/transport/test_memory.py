@@ -19,7 +19,8 @@ from multiraft.errors import (
 )
 from multiraft.ids import NodeId
 from multiraft.transport.memory import MemoryNetwork, MemoryTransport
-from tests.unit.transport.harness import Recorder, content, make_frame
+from tests.unit.disks import Home
+from tests.unit.transport.harness import Recorder, make_frame
 
 N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
 
@@ -230,21 +231,22 @@ def test_with_a_loop_frames_move_by_themselves() -> None:
     asyncio.run(main())
 
 
-def test_files(tmp_path: Path) -> None:
+def test_files(home: Home) -> None:
     async def main() -> None:
         network = MemoryNetwork()
         one, two = Recorder(1), Recorder(2)
-        t1 = network.transport(N1, one)
-        network.transport(N2, two, directory=str(tmp_path))
-        path = tmp_path / "snapshot"
-        path.write_bytes(random.Random(1).randbytes(2_500_000))
+        t1 = network.transport(N1, one, disk=home.disk)
+        network.transport(N2, two, directory=str(home.path), disk=home.disk)
+        path = home.path / "snapshot"
+        data = random.Random(1).randbytes(2_500_000)
+        home.disk.write(path, data)
         with pytest.raises(Retryable):
             await t1.send_file(N2, 5, str(path))
         t1.set_address(N2, "x")
         await t1.send_file(N2, 5, str(path), b"note")
         node, transfer, received, meta = two.files[0]
         assert (node, transfer, meta.size, meta.note) == (1, 5, 2_500_000, b"note")
-        assert content(received) == content(path)
+        assert home.disk.read(Path(received)) == data
         network.cut(N1, N2)
         with pytest.raises(LinkLost):
             await t1.send_file(N2, 6, str(path))
