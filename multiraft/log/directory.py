@@ -10,7 +10,6 @@ and no data lost its data.
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,9 +55,9 @@ class LogDirectory:
             )
         return found
 
-    def new_superblock(self, store_id: StoreId) -> Superblock:
+    def new_superblock(self, store_id: StoreId, created_ms: int) -> Superblock:
         """Make this the directory of a store that never was before."""
-        made = Superblock(store_id=store_id, created_ms=time.time_ns() // 1_000_000)
+        made = Superblock(store_id=store_id, created_ms=created_ms)
         self.disk.write(self.path / SUPERBLOCK_FILE, made.pack())
         return made
 

@@ -8,6 +8,7 @@ Invariant: when ``open_store`` returns, the store id and the raised boot count a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ from multiraft.log.schema import (
 from multiraft.records import decode_base, decode_snapshot_record
 
 
+def wall_ms() -> int:
+    """The wall clock of the machine."""
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What ``open_store`` found and made."""
@@ -48,7 +54,10 @@ class Opened:
 
 
 def open_store(
-    directory: LogDirectory, settings: LogSettings, identity: Callable[[], int] = random_id
+    directory: LogDirectory,
+    settings: LogSettings,
+    identity: Callable[[], int] = random_id,
+    wall_ms: Callable[[], int] = wall_ms,
 ) -> Opened:
     """Open, check and take possession. Raises LogCorrupt, FormatUnsupported or WrongStore."""
     superblock = directory.superblock()
@@ -57,7 +66,7 @@ def open_store(
         boot_count = _boot_count(environment, superblock)
         if superblock is None:
             directory.disk.sync_directory(directory.path)
-            superblock = directory.new_superblock(StoreId(identity()))
+            superblock = directory.new_superblock(StoreId(identity()), wall_ms())
         index = load_index(environment, superblock.store_id, bodies=settings.verify == "all")
         refuse_damage(index.finish(), index.findings_count)
         groups = found_groups(environment, index, {})

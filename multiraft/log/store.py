@@ -29,7 +29,7 @@ from multiraft.log.compaction import Copied, Plan, account, copy_live, make_plan
 from multiraft.log.directory import LogDirectory
 from multiraft.log.environment import Change, DiskFull, LogEnvironment, MapFull, Room
 from multiraft.log.index import LogIndex
-from multiraft.log.loading import Opened, found_groups, open_store, pinned_of
+from multiraft.log.loading import Opened, found_groups, open_store, pinned_of, wall_ms
 from multiraft.log.lookup import log_bytes, pinning_groups
 from multiraft.log.reads import Fetched, Reads, Request
 from multiraft.log.schema import SUPERBLOCK_FILE, LogSettings
@@ -72,6 +72,7 @@ class LmdbLogStore:
         settings: LogSettings | None = None,
         disk: Disk | None = None,
         identity: Callable[[], int] = random_id,
+        wall_ms: Callable[[], int] = wall_ms,
     ):
         self.settings = settings if settings is not None else LogSettings()
         self.on_synced: Callable[[int], None] = _ignore
@@ -81,7 +82,7 @@ class LmdbLogStore:
         self._reader = reader
         self._disk: Disk = disk if disk is not None else RealDisk()
         self._directory = LogDirectory(self._disk, Path(directory))
-        opened = self._open(identity)
+        opened = self._open(identity, wall_ms)
         self.store_id: StoreId = opened.store_id
         self.boot_count: int = opened.boot_count
         self.synced_sequence: int = opened.index.last_sequence
@@ -111,9 +112,9 @@ class LmdbLogStore:
             quiet=self._reads_are_quiet,
         )
 
-    def _open(self, identity: Callable[[], int]) -> Opened:
+    def _open(self, identity: Callable[[], int], wall_ms: Callable[[], int]) -> Opened:
         try:
-            return open_store(self._directory, self.settings, identity)
+            return open_store(self._directory, self.settings, identity, wall_ms)
         except BaseException:
             self._directory.close()
             raise

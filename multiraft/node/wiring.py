@@ -147,6 +147,7 @@ class Parts(TurnEvents, TransportEvents):
                 settings=settings,
                 disk=self.world.disk,
                 identity=self.world.identity,
+                wall_ms=self.clock.wall_ms,
             ),
             LmdbLogStore.close,
         )

@@ -237,6 +237,7 @@ def test_the_same_seed_writes_the_same_log() -> None:
             settings=DURABLE,
             disk=home.disk,
             identity=lambda: seed,
+            wall_ms=lambda: 5,
         )
         h.one_group(Feeder(store))
         found = [bytes(batch) for _, batch in store._environment.scan(BATCHES)]
