@@ -3,9 +3,9 @@
 The map of the package:
 
 - ``history``: operations, histories, JSON lines; ``recorder``: takes down what a workload does;
-- ``models``: what a correct register, key-value store, counter or list does, and how to write your own;
-- ``linearizability``: the judge. Below it ``problem`` (a part of a history in numbers), ``search`` (is there an order?),
-  ``smallest`` (a failing part made small) and ``explain`` (why nothing fits, in a sentence);
+- ``model``: how to say what is correct; ``models``: a register, a key-value store, a counter, a list;
+- ``linearizability``: the judge. Below it ``problem`` (a part of a history in numbers), ``blocks`` (what stands together),
+  ``search`` (is there an order?), ``smallest`` (a failing part made small), ``explain`` (why nothing fits, in a sentence);
 - ``picture``: a failing part as a page to look at;
 - ``__main__``: ``python -m multiraft.testing check HISTORY.jsonl --model register``.
 
@@ -33,13 +33,13 @@ from multiraft.testing.linearizability import Placed as Placed
 from multiraft.testing.linearizability import Statistics as Statistics
 from multiraft.testing.linearizability import Verdict as Verdict
 from multiraft.testing.linearizability import check as check
+from multiraft.testing.model import BadOperation as BadOperation
+from multiraft.testing.model import BaseModel as BaseModel
+from multiraft.testing.model import Model as Model
 from multiraft.testing.models import MODELS as MODELS
-from multiraft.testing.models import BadOperation as BadOperation
-from multiraft.testing.models import BaseModel as BaseModel
 from multiraft.testing.models import Counter as Counter
 from multiraft.testing.models import KeyValue as KeyValue
 from multiraft.testing.models import ListAppend as ListAppend
-from multiraft.testing.models import Model as Model
 from multiraft.testing.models import Register as Register
 from multiraft.testing.recorder import Call as Call
 from multiraft.testing.recorder import Recorder as Recorder

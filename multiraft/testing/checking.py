@@ -13,7 +13,8 @@ import click
 
 from multiraft.testing.history import History, HistoryError
 from multiraft.testing.linearizability import LINEARIZABLE, VIOLATED, Limits, Verdict, check
-from multiraft.testing.models import MODELS, Model
+from multiraft.testing.model import Model
+from multiraft.testing.models import MODELS
 from multiraft.testing.picture import draw
 
 

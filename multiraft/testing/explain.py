@@ -10,7 +10,8 @@ from collections import Counter as Tally
 from collections.abc import Hashable, Sequence
 
 from multiraft.testing.history import FAIL, INFO, OK, UNKNOWN, Operation, Value
-from multiraft.testing.models import Counter, ListAppend, Model, Register
+from multiraft.testing.model import Model
+from multiraft.testing.models import Counter, ListAppend, Register
 from multiraft.testing.problem import ANY, KEEP
 
 

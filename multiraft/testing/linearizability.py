@@ -20,7 +20,7 @@ from typing import Any, Final
 from multiraft.errors import InvariantViolation
 from multiraft.testing.explain import line_of, sentence
 from multiraft.testing.history import FAIL, INFO, UNKNOWN, History, Operation
-from multiraft.testing.models import BadOperation, Model
+from multiraft.testing.model import BadOperation, Model
 from multiraft.testing.problem import Problem, problem_of_cells, problem_of_steps
 from multiraft.testing.search import Search
 from multiraft.testing.smallest import Smaller, last_end, smallest

@@ -38,21 +38,11 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
+from multiraft.testing.blocks import Block, blocks_of
 from multiraft.testing.problem import FAILED, NO_END, Problem
 
 CLOCK_EVERY = 1024
 """Steps between two looks at the clock."""
-
-
-@dataclass(slots=True)
-class Block:
-    """Operations that stand together, in their order."""
-
-    numbers: list[int]
-    value: int
-    """The state that they leave."""
-    last_call: int
-    first_end: int
 
 
 @dataclass(slots=True)
@@ -91,8 +81,7 @@ class Search:
         self._frames: list[Frame] = []
         self._seen: dict[tuple[int, int, Any], list[int]] = {}
         """Configuration but for the unknown operations -> the sets of these that were used there."""
-        self._block_of: list[int] = [-1] * known
-        self._blocks: dict[int, Block] = {}
+        self._blocks, self._block_of = blocks_of(problem)
         self._members: list[list[int]] = []
         """Class -> its unknown operations."""
         self._spent: list[int] = []
@@ -101,8 +90,6 @@ class Search:
         self._unknown_needs: set[int] = set()
         self._avoiding = any(problem.avoiders)
         self._prepare_unknown()
-        if problem.step is None:
-            self._prepare_blocks()
         self.best: list[int] = []
         """The longest order found: that with the latest frontier, then of most operations."""
         self.best_frontier = -1
@@ -124,45 +111,6 @@ class Search:
                 if problem.step is None:
                     self._unknown_by_value.setdefault(problem.gives[number], []).append(which)
             self._members[which].append(number)
-
-    def _prepare_blocks(self) -> None:
-        """Find each block, and keep those whose own order is possible."""
-        problem = self.problem
-        needs, gives, unique = problem.needs, problem.gives, problem.unique
-        readers: dict[int, list[int]] = {}
-        takers: dict[int, list[int]] = {}
-        for number, value in enumerate(needs):
-            if value >= 0:
-                (readers if gives[number] < 0 else takers).setdefault(value, []).append(number)
-        for number in range(problem.known):
-            if needs[number] >= 0 or gives[number] < 0:
-                continue
-            numbers, at = [number], number
-            while True:
-                value = gives[at]
-                if not unique[value]:
-                    break
-                numbers += readers.get(value, ())
-                following = takers.get(value, ())
-                if not following:
-                    self._add_block(numbers, value)
-                    break
-                at = following[0]
-                if len(following) > 1 or at >= problem.known:
-                    break
-                numbers.append(at)
-
-    def _add_block(self, numbers: list[int], value: int) -> None:
-        call, ends = self.problem.call, self.problem.ends
-        begun, first_end = -1, NO_END
-        for number in numbers:
-            if ends[number] < begun:
-                return  # it ended before one began that comes before it: there is no order for this block
-            begun = max(begun, call[number])
-            first_end = min(first_end, ends[number])
-        for number in numbers:
-            self._block_of[number] = numbers[0]
-        self._blocks[numbers[0]] = Block(numbers, value, begun, first_end)
 
     # -- the search -----------------------------------------------------------------------------------------------------
 
@@ -210,14 +158,10 @@ class Search:
 
     def _is_new(self) -> bool:
         """Is this configuration here for the first time? It is worth nothing, too, if it was with fewer unknown ones used."""
-        key = (self._frontier, self._mask, self._state)
-        used, before = self._used, self._seen.get(key)
-        if before is None:
-            self._seen[key] = [used]
-            return True
-        if any(one & used == one for one in before):
+        before = self._seen.setdefault((self._frontier, self._mask, self._state), [])
+        if any(one & self._used == one for one in before):
             return False
-        before.append(used)
+        before.append(self._used)
         return True
 
     def _sweep_cells(self) -> tuple[list[int], list[int]]:
@@ -373,12 +317,10 @@ class Search:
             elif head < 0 and gives[number] >= 0 and avoiders[gives[number]]:
                 return True
             number = self._next[number]
-        for number in range(problem.known, len(problem.call)):
-            if problem.call[number] > block.first_end:
-                break
-            if avoiders[gives[number]]:
-                return True
-        return False
+        return any(
+            problem.call[number] < block.first_end and avoiders[gives[number]]
+            for number in range(problem.known, len(problem.call))
+        )
 
     def _cell_options(self, movers: list[int], stuck: list[int]) -> list[tuple[int, Any]]:
         """What may be taken next, the most urgent first, of each class one."""
@@ -451,12 +393,7 @@ class Search:
 
     def _leaves_behind(self, number: int, after: Any) -> bool:
         """Of rising states: does somebody else need one that would be passed?"""
-        risen = self.problem.risen
-        if not risen:
-            return False
-        first = bisect_left(risen, self._state)
-        for at in range(first, bisect_left(risen, after)):
-            own = number < self.problem.known and self.problem.needs[number] == at
-            if self._waiting[at] - own > 0:
-                return True
-        return False
+        risen = self.problem.risen or ()
+        own = self.problem.needs[number] if number < self.problem.known else -1
+        passed = range(bisect_left(risen, self._state), bisect_left(risen, after))
+        return any(self._waiting[at] - (own == at) > 0 for at in passed)

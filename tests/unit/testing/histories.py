@@ -30,6 +30,8 @@ class Recipe:
     weights: dict[str, float] = field(default_factory=lambda: {"read": 0.5, "write": 0.5})
     values: int = 0
     """How many different values are written; 0 is a new one each time."""
+    fresh: float = 0.0
+    """Where there are ``values``, how many are new all the same."""
     stale: float = 0.3
     """How many cas expect what is not there."""
     amounts: Sequence[int] = (1,)
@@ -84,7 +86,11 @@ class Store:
         key = chance.randrange(recipe.keys)
         f = chance.choices(list(recipe.weights), list(recipe.weights.values()))[0]
         self.written += 1
-        value = chance.randrange(recipe.values) if recipe.values else self.written
+        value = self.written
+        if recipe.values:
+            value = chance.randrange(recipe.values)
+            if chance.random() < recipe.fresh:
+                value = 100 + self.written
         argument: Any = value
         if f == "cas":
             there = self.state(key)

@@ -26,9 +26,12 @@ def register(chance: random.Random) -> Recipe:
             {"read": 1.0, "write": 1.0},
             {"read": 2.0, "write": 2.0, "cas": 2.0},
             {"read": 2.0, "write": 1.0, "cas": 3.0, "delete": 1.0},
+            {"read": 1.0, "write": 1.0, "cas": 4.0},
         )
     )
-    return Recipe(Register(), 0, weights=weights, values=chance.choice((0, 0, 2, 3)))
+    values, fresh = chance.choice((0, 0, 2, 3)), chance.choice((0.0, 0.5))
+    stale = chance.choice((0.0, 0.3))
+    return Recipe(Register(), 0, weights=weights, values=values, fresh=fresh, stale=stale)
 
 
 def key_value(chance: random.Random) -> Recipe:

@@ -92,6 +92,21 @@ GOOD = {
         "|-                :'cas', (None, 1)",
         "   |--|           :'cas', (None, 2), False",
     ),
+    "an unknown cas comes before a write that nobody sees": (
+        "register",
+        "|-                        :'cas', (None, 3)",
+        " |--------|               :'write', 7",
+        "   |--|                   :'read', None, 3",
+        "               |--|       :'write', 3",
+    ),
+    "an unknown cas needs an unknown write": (
+        "register",
+        "|-                        :'write', 5",
+        " |-                       :'cas', (5, 3)",
+        "   |--|                   :'read', None, 3",
+        "          |-|             :'write', 5",
+        "               |--|       :'write', 3",
+    ),
     "what failed is not there": (
         "register",
         "|-!               :'write', 1",
