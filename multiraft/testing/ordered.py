@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import NamedTuple
 
 PAGE_BYTES = 4096
@@ -266,7 +267,7 @@ class Draft:
     def _split(self, path: list[tuple[Node, int]], node: Node, at: int) -> tuple[Node, int]:
         """Cut a node that is too large in two; the parent, and where it got its new child."""
         count = len(node.keys)
-        cut = count - 1 if at == count - 1 else max(1, count // 2)
+        cut = count - 1 if at == count - 1 else _middle(node)
         right = self._made(node.leaf, node.keys[cut:], node.items[cut:], 0)
         del node.keys[cut:], node.items[cut:]
         node.bytes, right.bytes = _size(node), _size(right)
@@ -305,7 +306,17 @@ class Draft:
         parent.bytes = _size(parent)
 
 
+def _middle(node: Node) -> int:
+    """Where to cut a node so that both halves are about as large."""
+    sizes = list(accumulate(_sizes(node)))
+    return min(range(1, len(sizes)), key=lambda at: abs(2 * sizes[at - 1] - sizes[-1]))
+
+
 def _size(node: Node) -> int:
+    return sum(_sizes(node))
+
+
+def _sizes(node: Node) -> Iterable[int]:
     if node.leaf:
-        return sum(map(_weight, node.keys, node.items))  # type: ignore[arg-type]
-    return sum(map(len, node.keys)) + _ITEM_BYTES * len(node.keys)
+        return map(_weight, node.keys, node.items)  # type: ignore[arg-type]
+    return (len(key) + _ITEM_BYTES for key in node.keys)

@@ -149,6 +149,7 @@ def test_a_first_start_that_is_cut_off_anywhere_can_be_made_again() -> None:
     assert points > 10
 
 
+@pytest.mark.slow
 def test_p21_a_first_start_that_was_killed_anywhere_is_made_again_for_good() -> None:
     """The second start must not take names for synced because they are there."""
 

@@ -153,6 +153,7 @@ class Files:
             held()
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.lists(FILE_STEPS, max_size=40))
 def test_files_and_names_are_like_those_of_the_real_disk(steps: list[tuple[Any, ...]]) -> None:
@@ -325,6 +326,25 @@ def test_after_a_failed_sync_no_later_one_helps() -> None:
         file.sync()
 
     assert len(crashes(act, content(A))) > 1
+
+
+def test_after_a_failed_commit_no_later_one_is_certain() -> None:
+    """Which is why the first failure is the last that a store may write."""
+
+    def act(disk: SimulatedDisk) -> None:
+        environment = disk.environment(HOME, **SETTINGS)
+        disk.sync_directory(HOME)
+        disk.fail(SYNC)
+        with pytest.raises(lmdb.Error), environment.begin(write=True) as transaction:
+            transaction.put(b"k", b"failed")
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"k", b"later")
+
+    def look(disk: SimulatedDisk) -> Any:
+        with disk.environment(HOME, **SETTINGS).begin() as transaction:
+            return transaction.get(b"k")
+
+    assert crashes(act, look) == {None, b"failed", b"later"}
 
 
 def test_a_failed_commit_may_be_there_after_a_crash() -> None:
