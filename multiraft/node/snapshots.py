@@ -343,7 +343,7 @@ class Snapshots:
 
 
 def sweep(directory: Path, kept: Collection[str], disk: Disk | None = None) -> None:
-    """Remove what an earlier process left: files on their way out, and received ones that no pending record names any more."""
+    """Remove what an earlier process left in a directory, but for the names that are ``kept``."""
     disk = disk if disk is not None else RealDisk()
     for name in disk.names(directory):
         if name not in kept:

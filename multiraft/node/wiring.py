@@ -109,7 +109,7 @@ class Parts(TurnEvents, TransportEvents):
         await self.world.aside(partial(self._make_directories, directory))
         self.log = await self._open_log(directory)
         pending = {one.pending.name for one in self.log.groups() if one.pending is not None}
-        await self.world.aside(lambda: sweep(directory / "snapshots", pending, self.world.disk))
+        await self.world.aside(partial(self._sweep, directory, pending))
         self.machine = await self._open_machine(directory)
         states = States(directory / "machines", self.world.disk)
         found = await self.world.aside(states.found)
@@ -131,6 +131,11 @@ class Parts(TurnEvents, TransportEvents):
     def _make_directories(self, directory: Path) -> None:
         for one in (directory, directory / "snapshots", directory / "incoming"):
             self.world.disk.make_directory(one)
+
+    def _sweep(self, directory: Path, pending: set[str]) -> None:
+        """Remove files that an earlier life left: its snapshots, but for those that are installed next, and what it received."""
+        sweep(directory / "snapshots", pending, self.world.disk)
+        sweep(directory / "incoming", (), self.world.disk)
 
     async def _open_log(self, directory: Path) -> LmdbLogStore:
         settings = LogSettings(

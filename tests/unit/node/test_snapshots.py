@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import multiraft
 from multiraft import Node
 from multiraft._core import CommittedRuns
 from multiraft.errors import FormatUnsupported
@@ -280,5 +281,18 @@ def test_p77_a_member_that_waits_for_its_snapshot_costs_no_turns(
             for node in rest:
                 node.transfers._outgoing.clear()
             await cluster.until(lambda: cluster.nodes[3].transfers.installed > 0)
+
+    arun(main())
+
+
+def test_files_of_an_earlier_life_are_swept_away_at_the_start(arun: Run, tmp_path: Path) -> None:
+    """One that was received and not announced before the node ended would stay for ever."""
+
+    async def main() -> None:
+        for folder in ("snapshots", "incoming"):
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / "incoming-2-0000000000000007.file").write_bytes(b"left")
+        async with multiraft.open(tmp_path):
+            assert [*(tmp_path / "snapshots").iterdir(), *(tmp_path / "incoming").iterdir()] == []
 
     arun(main())
