@@ -39,26 +39,27 @@ class Callback(Due):
         self,
         loop: ProcessLoop,
         at_ns: int,
-        callback: Callable[..., object],
+        callback: Callable[..., object] | None,
         arguments: tuple[Any, ...],
-        context: Context | None,
+        context: Context,
     ):
-        super().__init__(at_ns, self.run)
+        self.at_ns = at_ns
         self._loop = loop
         self._callback = callback
         self._arguments = arguments
-        self._context = copy_context() if context is None else context
+        self._context = context
 
     def run(self) -> None:
-        loop = self._loop
+        loop, callback = self._loop, self._callback
+        if callback is None:
+            return
         if not loop.runs:
             if loop.stopped:
                 loop.held.append(self)
             return
-        callback, arguments = self._callback, self._arguments
         _set_running_loop(loop)
         try:
-            self._context.run(callback, *arguments)
+            self._context.run(callback, *self._arguments)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -66,8 +67,11 @@ class Callback(Due):
         finally:
             _set_running_loop(None)
 
+    def cancel(self) -> None:
+        self._callback = None
+
     def cancelled(self) -> bool:
-        return self.action is None
+        return self._callback is None
 
     def when(self) -> float:
         return self._loop.local_ns(self.at_ns) / NS
@@ -87,6 +91,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.takes: Callable[[BaseException], bool] = lambda error: self.killed
         """Is an error that nobody took none of the process's own? Asked of each, before it becomes a trouble."""
         self._rate = 1.0
+        self._context = copy_context()
         self._offset_ns = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -152,7 +157,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Any:
-        made = Callback(self, self.schedule.now_ns, callback, args, context)
+        made = Callback(self, self.schedule.now_ns, callback, args, context or self._context)
         self.schedule.add(made)
         return made
 
@@ -175,13 +180,13 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> Any:
         at_ns = round((when * NS - self._offset_ns) / self._rate)
-        made = Callback(self, at_ns, callback, args, context)
+        made = Callback(self, at_ns, callback, args, context or self._context)
         self.schedule.add(made)
         return made
 
     def call_later_ns(self, delay_ns: int, callback: Callable[..., object], *args: Any) -> Callback:
         """After so much true time."""
-        made = Callback(self, self.schedule.now_ns + delay_ns, callback, args, None)
+        made = Callback(self, self.schedule.now_ns + delay_ns, callback, args, self._context)
         self.schedule.add(made)
         return made
 

@@ -28,6 +28,11 @@ class Due:
         self.at_ns = at_ns
         self.action = action
 
+    def run(self) -> None:
+        """It happens."""
+        if self.action is not None:
+            self.action()
+
     def cancel(self) -> None:
         self.action = None
 
@@ -67,12 +72,10 @@ class Schedule:
         ready, heap = self._ready, self._heap
         while True:
             while ready:
-                action = ready.popleft().action
-                if action is not None:
-                    self.events += 1
-                    action()
-                    if self.halted or (stop is not None and stop()):
-                        return True
+                self.events += 1
+                ready.popleft().run()
+                if self.halted or (stop is not None and stop()):
+                    return True
             if not heap or heap[0][0] > until_ns:
                 self.now_ns = max(self.now_ns, until_ns)
                 return False
