@@ -88,7 +88,7 @@ class Tortured(Machine):
                 self.crash()
             if self.failures or self.store._failed is not None:
                 assert isinstance(self.failures[0], SyncFailed)
-                self.crash()
+                self.crash(power=self.chance.random() < 0.5)  # else it is started again at once
             self.trouble()
         self.crash()
 
