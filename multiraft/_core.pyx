@@ -265,18 +265,13 @@ cdef int frame_head_check(const char* data, size_t length_max) noexcept nogil:
         return FAULT_LIMIT
     if frame.length < FRAME_HEADER_BYTES:
         return FAULT_SHAPE
-    if frame.head_crc != crc32c_update(0, &frame, FRAME_CRC_AT):
-        return FAULT_CHECKSUM
-    return FAULT_NONE
+    return FAULT_NONE if frame.head_crc == crc32c_update(0, &frame, FRAME_CRC_AT) else FAULT_CHECKSUM
 
 
 cdef int frame_check(const char* data, size_t available, size_t length_max) noexcept nogil:
     cdef FrameHeader frame
     cdef uint32_t left, length = 0
-    cdef int fault
-    if available < FRAME_HEADER_BYTES:
-        return FAULT_SHORT
-    fault = frame_head_check(data, length_max)
+    cdef int fault = FAULT_SHORT if available < FRAME_HEADER_BYTES else frame_head_check(data, length_max)
     if fault != FAULT_NONE:
         return fault
     memcpy(&frame, data, FRAME_HEADER_BYTES)
@@ -687,10 +682,9 @@ def seal_frame(
     cdef char* start = PyBytes_AS_STRING(frame)
     cdef FrameHeader* head = <FrameHeader*>start
     cdef Py_ssize_t at
-    if PyBytes_GET_SIZE(frame) < FRAME_HEADER_BYTES or head.length != <size_t>PyBytes_GET_SIZE(frame):
-        raise InvariantViolation(f"{len(frame)} bytes that are no frame were to be sealed")
-    if head.magic != FRAME_MAGIC or head.version != FORMAT_VERSION:
-        raise InvariantViolation("bytes without a frame's magic and version were to be sealed")
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
+    if size < FRAME_HEADER_BYTES or head.length != size or head.magic != FRAME_MAGIC or head.version != FORMAT_VERSION:
+        raise InvariantViolation(f"{size} bytes that are no frame were to be sealed")
     for at in range(FRAME_LINK_AT, FRAME_HEADER_BYTES):
         if start[at] != 0:
             raise InvariantViolation("a frame was to be sealed twice: each link needs its own")

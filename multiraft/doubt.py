@@ -1,8 +1,9 @@
 """What the system's memory may hold of a file that its disk does not: noted when a sync fails, forgotten at the next start.
 
 Linux marks pages clean whose writing has failed. They stay in memory, where everybody reads them, and no later sync writes
-them (fsync(2), "errors"; https://wiki.postgresql.org/wiki/Fsync_Errors). The process that saw the error ends. The next one on
-the same machine must not read such pages: what it builds on them would fall with the next power cut, acknowledged or not.
+them (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020). The process that saw the error ends.
+The next one on the same machine must not read such pages: what it builds on them would fall with the next power cut,
+acknowledged or not.
 
 So whoever sees a commit or a sync of its environment fail calls ``note_failed_sync``, which leaves a file beside it; and whoever
 opens one calls ``forget_doubtful`` first, before anything is read. The note has to survive the process and not the machine:
