@@ -144,7 +144,7 @@ cdef packed struct FrameHeader:
     uint64_t link_epoch
     uint64_t sequence
     uint32_t crc
-    uint32_t zero
+    uint32_t head_crc
 
 cdef packed struct MessageHeader:
     uint16_t kind
@@ -194,6 +194,7 @@ cdef uint32_t run_body_crc(const RunHeader* run, const char* body) noexcept nogi
 cdef void run_seal_header(RunHeader* run) noexcept nogil           # fills head_crc; the last thing that is written
 cdef int run_check(const char* data, size_t available, bint check_body) noexcept nogil          # -> Fault
 cdef int batch_check(const char* data, size_t available) noexcept nogil                         # header and directory -> Fault
+cdef int frame_head_check(const char* data, size_t length_max) noexcept nogil     # the 64 bytes of its header -> Fault
 cdef int frame_check(const char* data, size_t available, size_t length_max) noexcept nogil      # all of it but run bodies -> Fault
 
 

@@ -254,12 +254,8 @@ cdef int _message_check(const char* data, uint32_t left, uint32_t* length) noexc
     return FAULT_NONE
 
 
-cdef int frame_check(const char* data, size_t available, size_t length_max) noexcept nogil:
+cdef int frame_head_check(const char* data, size_t length_max) noexcept nogil:
     cdef FrameHeader frame
-    cdef uint32_t crc, left, length = 0
-    cdef int fault
-    if available < FRAME_HEADER_BYTES:
-        return FAULT_SHORT
     memcpy(&frame, data, FRAME_HEADER_BYTES)
     if frame.magic != FRAME_MAGIC:
         return FAULT_MAGIC
@@ -267,14 +263,23 @@ cdef int frame_check(const char* data, size_t available, size_t length_max) noex
         return FAULT_VERSION
     if frame.length > length_max or frame.length > FRAME_BYTES_MAX:
         return FAULT_LIMIT
+    if frame.length < FRAME_HEADER_BYTES:
+        return FAULT_SHAPE
+    return FAULT_NONE if frame.head_crc == crc32c_update(0, &frame, FRAME_CRC_AT) else FAULT_CHECKSUM
+
+
+cdef int frame_check(const char* data, size_t available, size_t length_max) noexcept nogil:
+    cdef FrameHeader frame
+    cdef uint32_t left, length = 0
+    cdef int fault = FAULT_SHORT if available < FRAME_HEADER_BYTES else frame_head_check(data, length_max)
+    if fault != FAULT_NONE:
+        return fault
+    memcpy(&frame, data, FRAME_HEADER_BYTES)
     if frame.length > available:
         return FAULT_SHORT
-    if frame.length < FRAME_HEADER_BYTES or frame.zero != 0:
-        return FAULT_SHAPE
     left = frame.length - FRAME_HEADER_BYTES
     data += FRAME_HEADER_BYTES
-    crc = crc32c_update(0, &frame, FRAME_CRC_AT)
-    if frame.crc != crc32c_update(crc, data, left):
+    if frame.crc != crc32c_update(frame.head_crc, data, left):
         return FAULT_CHECKSUM
     if frame.kind < FRAME_MESSAGES or frame.kind > FRAME_GOODBYE:
         return FAULT_KIND
@@ -666,7 +671,7 @@ def seal_frame(
     uint64_t link_epoch,
     uint64_t sequence,
 ) -> None:
-    """Fill in what only the link knows, then the checksum, IN PLACE: a frame may be megabytes, and is written once.
+    """Fill in what only the link knows, then the checksums, IN PLACE: a frame may be megabytes, and is written once.
 
     Python promises that bytes never change, so this is right only for a frame that its maker has just made and nobody has
     looked at. Two things stand guard, and raise InvariantViolation: a frame of which any of these fields is set already was
@@ -677,10 +682,9 @@ def seal_frame(
     cdef char* start = PyBytes_AS_STRING(frame)
     cdef FrameHeader* head = <FrameHeader*>start
     cdef Py_ssize_t at
-    if PyBytes_GET_SIZE(frame) < FRAME_HEADER_BYTES or head.length != <size_t>PyBytes_GET_SIZE(frame):
-        raise InvariantViolation(f"{len(frame)} bytes that are no frame were to be sealed")
-    if head.magic != FRAME_MAGIC or head.version != FORMAT_VERSION:
-        raise InvariantViolation("bytes without a frame's magic and version were to be sealed")
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
+    if size < FRAME_HEADER_BYTES or head.length != size or head.magic != FRAME_MAGIC or head.version != FORMAT_VERSION:
+        raise InvariantViolation(f"{size} bytes that are no frame were to be sealed")
     for at in range(FRAME_LINK_AT, FRAME_HEADER_BYTES):
         if start[at] != 0:
             raise InvariantViolation("a frame was to be sealed twice: each link needs its own")
@@ -692,5 +696,5 @@ def seal_frame(
     head.to_node = to_node
     head.link_epoch = link_epoch
     head.sequence = sequence
-    head.crc = crc32c_update(0, head, FRAME_CRC_AT)
-    head.crc = crc32c_update(head.crc, start + FRAME_HEADER_BYTES, head.length - FRAME_HEADER_BYTES)
+    head.head_crc = crc32c_update(0, head, FRAME_CRC_AT)
+    head.crc = crc32c_update(head.head_crc, start + FRAME_HEADER_BYTES, head.length - FRAME_HEADER_BYTES)

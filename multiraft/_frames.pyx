@@ -66,10 +66,11 @@ cdef bytes frame_of(list parts, uint16_t kind, uint32_t count):
     return frame
 
 
-cdef uint32_t frame_crc(bytes frame) noexcept:
-    cdef const char* start = PyBytes_AS_STRING(frame)
-    cdef uint32_t crc = crc32c_update(0, start, FRAME_HEADER_BYTES - 8)
-    return crc32c_update(crc, start + FRAME_HEADER_BYTES, PyBytes_GET_SIZE(frame) - FRAME_HEADER_BYTES)
+cdef void set_checksums(bytes frame) noexcept:
+    cdef char* start = PyBytes_AS_STRING(frame)
+    cdef FrameHeader* head = <FrameHeader*>start
+    head.head_crc = crc32c_update(0, start, FRAME_HEADER_BYTES - 8)
+    head.crc = crc32c_update(head.head_crc, start + FRAME_HEADER_BYTES, PyBytes_GET_SIZE(frame) - FRAME_HEADER_BYTES)
 
 
 cdef int check_made(bytes frame) except -1:
@@ -115,7 +116,7 @@ def encode_message(
     head.context = context
     memcpy(<char*>head + MESSAGE_HEADER_BYTES, PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
     cdef bytes frame = frame_of([message], FRAME_MESSAGES, 1)
-    (<FrameHeader*>PyBytes_AS_STRING(frame)).crc = frame_crc(frame)
+    set_checksums(frame)
     check_made(frame)
     return message
 
@@ -134,7 +135,7 @@ def encode_frame(
 ) -> bytes:
     """A frame of encoded messages; of any other ``kind``, one whose body is ``parts`` joined.
 
-    ``sealed=False`` leaves the link's fields and the checksum zero, as ring 1 does: for `seal_frame`.
+    ``sealed=False`` leaves the link's fields and the checksums zero, as ring 1 does: for `seal_frame`.
     """
     cdef list plain = [bytes(memoryview(part)) for part in parts]
     cdef bytes frame = frame_of(plain, kind, <uint32_t>len(plain) if kind == FRAME_MESSAGES else 0)
@@ -145,7 +146,7 @@ def encode_frame(
     head.to_node = to_node
     head.link_epoch = link_epoch
     head.sequence = sequence
-    head.crc = frame_crc(frame)
+    set_checksums(frame)
     check_made(frame)
     if not sealed:
         memset(&head.cluster_id, 0, FRAME_HEADER_BYTES - 16)

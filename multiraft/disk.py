@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 from collections.abc import Callable
@@ -39,6 +40,10 @@ def keep_freed_memory() -> None:
     """
     bytes(KEPT_BYTES)
 
+
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+DROPS_MAX = 8
+"""Times to ask for a page to be forgotten."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says where there is no room."""
@@ -91,6 +96,26 @@ class RealFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _drop(handle: int, offset: int, count: int) -> None:
+    """Advise the system to forget pages; it keeps those that somebody maps, and may keep others."""
+    advise = getattr(os, "posix_fadvise", None)
+    if advise is None:
+        raise OSError(errno.ENOTSUP, "this system cannot be told to forget a file")
+    advise(handle, offset, count, os.POSIX_FADV_DONTNEED)
+
+
+def _require_dropped(handle: int, offset: int, path: Path) -> None:
+    """Raise OSError where the page at an offset is still cached; also where this file system does not say."""
+    for _ in range(DROPS_MAX):
+        try:
+            if not os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT):
+                return  # the file ends before it
+        except BlockingIOError:
+            return  # to read it, somebody would have to wait for the disk
+        _drop(handle, offset, mmap.PAGESIZE)
+    raise OSError(errno.EBUSY, f"the page at {offset} stays in the machine's memory", str(path))
 
 
 class RealDisk:
@@ -190,6 +215,28 @@ class RealDisk:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    # -- the machine's memory -----------------------------------------------------------------------------------------
+
+    def forget_cached(self, path: Path) -> None:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+            _drop(handle, 0, 0)
+            # Asking for a page begins to read it, and with readahead its neighbours, which would then seem never to have gone.
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+            for offset in range(0, os.fstat(handle).st_size, mmap.PAGESIZE):
+                _require_dropped(handle, offset, path)
+        finally:
+            os.close(handle)
+
+    def boot_id(self) -> str:
+        try:
+            return BOOT_ID_FILE.read_text().strip()
+        except OSError:
+            return ""
+
+    # -- directories --------------------------------------------------------------------------------------------------
 
     def hold(self, path: Path) -> Callable[[], None]:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

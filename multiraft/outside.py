@@ -100,5 +100,14 @@ class Disk(Protocol):
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable: a synced file without its name is lost all the same."""
 
+    def forget_cached(self, path: Path) -> None:
+        """Let what is read of a file from now on be what is on the disk: nothing is left of it in the machine's memory.
+
+        Nobody may have it open. An OSError: that failed, or cannot be known here; then anything may still be cached.
+        """
+
+    def boot_id(self) -> str:
+        """A name of this run of the machine: another one, and its memory holds nothing of earlier runs. Empty: not known."""
+
     def hold(self, path: Path) -> Callable[[], None]:
         """Hold a directory; what lets go of it. BlockingIOError: somebody else has it. A process that ends lets go."""

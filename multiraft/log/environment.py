@@ -9,13 +9,14 @@ every put at the end of a database is checked to be one; a transaction either co
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import lmdb
 
+from multiraft.disk import FULL
+from multiraft.doubt import note_failed_sync
 from multiraft.errors import (
     FormatUnsupported,
     InvariantViolation,
@@ -192,7 +193,8 @@ class LogEnvironment:
         transaction = self._env.begin(write=True)
         try:
             transaction.put(BOOT_KEY, data, db=self._databases[META])
-            self.commit(transaction)
+            # On a full disk nothing refers to what may not have been written, and nothing ever will.
+            self._commit(transaction, (lmdb.MapFullError, lmdb.DiskError))
         except BaseException:
             transaction.abort()
             raise
@@ -233,7 +235,7 @@ class LogEnvironment:
             for number in change.delete_rewritten:
                 self._delete(transaction, REWRITTEN, number)
             self._count_pages(transaction)
-            self.commit(transaction)
+            self._commit(transaction)
         except lmdb.MapFullError as error:
             transaction.abort()
             raise MapFull from error
@@ -256,6 +258,24 @@ class LogEnvironment:
     def commit(self, transaction: lmdb.Transaction[bytes]) -> None:
         """The one place where anything becomes durable."""
         transaction.commit()
+
+    def _commit(
+        self,
+        transaction: lmdb.Transaction[bytes],
+        harmless: tuple[type[lmdb.Error], ...] = (lmdb.MapFullError,),
+    ) -> None:
+        """Commit; leave a note of a failure that is not harmless."""
+        try:
+            self.commit(transaction)
+        except harmless:
+            raise
+        except lmdb.Error:
+            self._doubt()
+            raise
+
+    def _doubt(self) -> None:
+        """What this machine has in memory of the data file may not be on the disk."""
+        note_failed_sync(self._disk, self._path.parent)
 
     def grow(self) -> int:
         """Double the map. Nobody reads or writes meanwhile."""
@@ -318,7 +338,8 @@ class LogEnvironment:
                 self._data.sync()
                 return
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in FULL:
+                    self._doubt()
                     raise
             tail_bytes //= 2
             if used + tail_bytes < size + MIB:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import lmdb
 
+from multiraft.disk import DATA_FILE
+from multiraft.doubt import forget_doubtful
 from multiraft.errors import FormatUnsupported, LogCorrupt, MultiRaftError, WrongStore
 from multiraft.ids import GroupId, NodeId, ReplicaId, StoreId, random_id
 from multiraft.interfaces import Base, GroupLog, HardState, Membership, Pinned
@@ -26,6 +28,7 @@ from multiraft.log.lookup import group_facts, group_ids, pinned_stores, place_ke
 from multiraft.log.schema import (
     BATCHES,
     REWRITTEN,
+    SUPERBLOCK_FILE,
     Finding,
     FindingKind,
     GroupFacts,
@@ -60,6 +63,7 @@ def open_store(
     wall_ms: Callable[[], int] = wall_ms,
 ) -> Opened:
     """Open, check and take possession. Raises LogCorrupt, FormatUnsupported or WrongStore."""
+    forget_doubtful(directory.disk, directory.path, (SUPERBLOCK_FILE, DATA_FILE))
     superblock = directory.superblock()
     environment = LogEnvironment(directory, settings, create=superblock is None)
     try:

@@ -22,6 +22,7 @@ import lmdb
 
 from multiraft._core import crc32c
 from multiraft.disk import DATA_FILE, RealDisk
+from multiraft.doubt import forget_doubtful, note_failed_sync
 from multiraft.errors import FormatUnsupported, StorageError, SyncFailed, WrongStore
 from multiraft.interfaces import Disk
 from multiraft.machine.pages import require_absent
@@ -83,6 +84,7 @@ class Tree:
         self._inside: set[object] = set()
         """Read transactions of tasks on workers; a set, since threads add and take away at the same time."""
         self.file = self.path / DATA_FILE
+        forget_doubtful(self.disk, self.path, (DATA_FILE,))
         self.disk.make_directory(self.path)
         self.env = self._open(max(map_bytes, MAP_BYTES_MIN), relaxed)
         try:
@@ -204,6 +206,7 @@ class Tree:
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
+            note_failed_sync(self.disk, self.path)
             raise self.fail(SyncFailed(f"writing {self.file} failed: {error}")) from error
 
     def write(self, job: Callable[[Transaction], Any]) -> Any:

@@ -164,6 +164,20 @@ class SimulatedDisk(Platter):
             before, directory.unsynced = directory.unsynced, []
             self.note(lambda: _unsync(directory, before))
 
+    def forget_cached(self, path: Path) -> None:
+        self._require_power()
+        inode = self._directory(path.parent).entries.get(path.name)
+        if inode is None:
+            raise failure(errno.ENOENT, str(path))
+        if str(path.parent) in self._environments and isinstance(inode, DataFile):
+            raise failure(errno.EBUSY, str(path))
+        self.troubles.step(SYNC, str(path), inode.size)
+        inode.forget_cached(self.generator)
+
+    def boot_id(self) -> str:
+        self._require_power()
+        return f"run {self.boots}"
+
     def hold(self, path: Path) -> Callable[[], None]:
         self._require_power()
         where, life = str(path), self.life

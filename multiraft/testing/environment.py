@@ -96,6 +96,12 @@ class DataFile:
         if not self.cut:
             self.size = max(self.size, self.needed())
 
+    def forget_cached(self, generator: random.Random) -> None:
+        """What the system held is written, or is forgotten where a sync has failed: what is there is on the disk."""
+        if self.doubtful:
+            self.lose(generator)
+        self.certain, self.unsynced = self.seen, []
+
     def damage(self, flipped: Callable[[bytes], bytes], generator: random.Random) -> bool:
         """Let some value be another, for good. No node may have it open. False: there is none."""
         seen = self.seen

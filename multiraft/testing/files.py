@@ -84,6 +84,12 @@ class PlainFile:
         self.synced()
         self.doubtful = False
 
+    def forget_cached(self, generator: random.Random) -> None:
+        """See ``DataFile.forget_cached``."""
+        if self.doubtful:
+            self.lose(generator)
+        self.synced()
+
     def copied(self) -> PlainFile:
         return PlainFile(bytes(self.data))
 

@@ -46,6 +46,8 @@ class Platter:
         self.used_bytes = 0
         self.life = 1
         """Counted up with each crash: what is open belongs to one life."""
+        self.boots = 1
+        """Counted up with each cut of the power."""
         self._directories: dict[str, Directory] = {"/": Directory()}
         self._unnamed_directories: dict[str, None] = {}
         """Those whose own names are not certain."""
@@ -102,6 +104,7 @@ class Platter:
         self._end_jobs()
         if power:
             self._lose()
+            self.boots += 1
         self.used_bytes = sum(inode.blocks for inode in self._inodes())
         self.life += 1
         self._held.clear()

@@ -24,9 +24,9 @@ from multiraft._core import FrameKind
 from multiraft.errors import Overloaded, PeerProtocolError, Rejected
 from multiraft.ids import NodeId
 from multiraft.interfaces import Disk, FileMeta, Jobs, TransportEvents
-from multiraft.transport.connection import Connection, Stage
+from multiraft.transport.connection import Connection
 from multiraft.transport.files import FileDamaged, IncomingFile, clear_directory
-from multiraft.transport.hello import FRAME_HEADER, Farewell, build_frame
+from multiraft.transport.hello import FRAME_HEADER, Farewell, Stage, build_frame
 from multiraft.transport.options import TransportOptions
 
 T = TypeVar("T")

@@ -14,13 +14,13 @@ the identity that our hello on this connection had, with sequences from 1 withou
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import Callable
 from typing import cast
 
 from multiraft._core import FRAME_BYTES_MAX, Fault, FrameKind, seal_frame
 from multiraft.errors import (
     InvariantViolation,
+    LinkLost,
     MultiRaftError,
     PeerProtocolError,
     WrongCluster,
@@ -33,6 +33,7 @@ from multiraft.transport.hello import (
     Farewell,
     Greeting,
     Purpose,
+    Stage,
     Step,
     check_greeting,
     cluster_of,
@@ -44,6 +45,7 @@ from multiraft.transport.hello import (
     farewell_for,
 )
 from multiraft.transport.options import TransportOptions
+from multiraft.transport.patience import Patience
 from multiraft.transport.receive import Receiver
 from multiraft.transport.tls import check_certificate
 
@@ -52,20 +54,6 @@ _KINDS = {
     Purpose.LINK: (FrameKind.FRAME_MESSAGES, FrameKind.FRAME_GOODBYE),
     Purpose.BULK: (FrameKind.FRAME_BULK, FrameKind.FRAME_GOODBYE),
 }
-
-
-class Stage(enum.Enum):
-    """How far a connection has come; it only moves downwards in this list."""
-
-    CONNECTING = enum.auto()
-    OFFERED = enum.auto()
-    """We dialled and sent an offer; the answer is awaited."""
-    EXPECTING = enum.auto()
-    """We were dialled; the offer is awaited."""
-    ANSWERED = enum.auto()
-    """We answered the offer; the confirmation is awaited."""
-    STANDING = enum.auto()
-    ENDED = enum.auto()
 
 
 class Host:
@@ -148,6 +136,9 @@ class Connection(asyncio.BufferedProtocol):
         self._lingering: asyncio.TimerHandle | None = None
         self._receiver = Receiver(
             host.events.frame, self._on_control, self._on_fault, kinds=_HELLO_KINDS
+        )
+        self._patience = Patience(
+            host.options.frame_timeout_s, lambda: self._receiver.unfinished, self._lose_patience
         )
         # Bound compiled methods on the instance: the loop calls them without a Python frame in between.
         self.get_buffer = self._receiver.get_buffer  # type: ignore[method-assign]
@@ -262,10 +253,12 @@ class Connection(asyncio.BufferedProtocol):
     def pause_reading(self) -> None:
         """Let the other side wait: what arrived has not been worked off."""
         if self._transport is not None and not self._transport.is_closing():
+            self._patience.hold(True)
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
+            self._patience.hold(False)
             self._transport.resume_reading()
 
     def _identity(self) -> Hello:
@@ -341,6 +334,7 @@ class Connection(asyncio.BufferedProtocol):
         self.stage = Stage.STANDING
         self.stood = True
         self._receiver.open(_KINDS[self.purpose])
+        self._patience.begin()
         self.settled.set()
         self._host.stood(self)
 
@@ -375,6 +369,7 @@ class Connection(asyncio.BufferedProtocol):
         self.stage = Stage.ENDED
         self.error = error
         self._receiver.stop()
+        self._patience.end()
         self.on_bulk = None
         self.settled.set()
         self.writable.set()
@@ -389,6 +384,10 @@ class Connection(asyncio.BufferedProtocol):
         self.end(error)
         if error is not None and not stood:
             self._host.refused(self, error)
+
+    def _lose_patience(self) -> None:
+        seconds = self._host.options.frame_timeout_s
+        self.end(LinkLost(f"a frame was begun and not finished within {seconds:g} s"))
 
     def _on_fault(self, error: PeerProtocolError, fault: int) -> None:
         stood = self.stage is Stage.STANDING

@@ -98,9 +98,17 @@ class IncomingFile:
         self._running_crc = crc32c(data, self._running_crc)
         self._written += len(data)
         if self._written - self._synced >= _SYNC_BYTES:
-            file.sync()
+            self._sync(file)
             self._synced = self._written
         return self._written
+
+    def _sync(self, file: DiskFile) -> None:
+        """After an error begin anew: what was not written then, no later sync writes, though it says that all is well."""
+        try:
+            file.sync()
+        except OSError:
+            self.discard()
+            raise
 
     def finish(self) -> str:
         """Check the whole, sync it, and give it its name. Raises FileDamaged, and then begins anew."""
@@ -110,7 +118,7 @@ class IncomingFile:
             self.discard()
             raise FileDamaged("the whole file does not match its checksum")
         file = _opened(self._file)
-        file.sync()
+        self._sync(file)
         file.close()
         self._file = None
         whole = self._part.with_suffix(".file")

@@ -60,6 +60,20 @@ class Farewell(enum.IntEnum):
     BUSY = 9
 
 
+class Stage(enum.Enum):
+    """How far a connection has come; it only moves downwards in this list."""
+
+    CONNECTING = enum.auto()
+    OFFERED = enum.auto()
+    """We dialled and sent an offer; the answer is awaited."""
+    EXPECTING = enum.auto()
+    """We were dialled; the offer is awaited."""
+    ANSWERED = enum.auto()
+    """We answered the offer; the confirmation is awaited."""
+    STANDING = enum.auto()
+    ENDED = enum.auto()
+
+
 class CrossedDial(MultiRaftError):
     """Both nodes dialled; this connection is the one to give up. Nothing is wrong, and nobody is told."""
 

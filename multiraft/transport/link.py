@@ -29,8 +29,8 @@ import ssl
 from multiraft.errors import MultiRaftError
 from multiraft.ids import NodeId
 from multiraft.interfaces import TransportEvents
-from multiraft.transport.connection import Connection, Host, Stage
-from multiraft.transport.hello import CrossedDial, Farewell, Purpose, StaleConnection
+from multiraft.transport.connection import Connection, Host
+from multiraft.transport.hello import CrossedDial, Farewell, Purpose, Stage, StaleConnection
 from multiraft.transport.options import TransportOptions
 from multiraft.transport.sparing import Sparing
 from multiraft.transport.tls import node_name

@@ -16,6 +16,8 @@ class TransportOptions:
     """From the accept or the dial of a connection, TLS included, until both sides have greeted each other."""
     strangers_max: int = 64
     """Accepted connections that have not; one more costs the oldest its place."""
+    frame_timeout_s: float = 30.0
+    """A connection to another node on which a frame was begun and not finished for so long (less than twice as long) is lost."""
     linger_s: float = 1.0
     """How long a goodbye may take to reach the other side."""
 

@@ -32,9 +32,9 @@ from multiraft.transport.bulk import (
     raise_error,
     run_job,
 )
-from multiraft.transport.connection import Connection, Host, Stage
+from multiraft.transport.connection import Connection, Host
 from multiraft.transport.files import FileDamaged, OutgoingFile
-from multiraft.transport.hello import Farewell, Purpose
+from multiraft.transport.hello import Farewell, Purpose, Stage
 from multiraft.transport.link import Dialler
 from multiraft.transport.throttle import Throttle
 

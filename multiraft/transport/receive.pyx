@@ -9,7 +9,8 @@ Never done here: writing to a socket, reading a clock, knowing what a message me
 ``buffer_updated``: they end in one call of ``on_fault``, and nothing is taken from that connection any more.
 
 Invariants:
-- a length is checked against the limit before the buffer grows for it, and a frame's checksum before anybody sees it;
+- a length is checked against the limit and the header's checksum before the buffer grows or waits for it, and the whole
+  frame's checksum before anybody sees it;
 - memory is one block of ``base`` bytes, or of one frame while a larger one arrives; it shrinks back afterwards;
 - a split frame is moved at most once after its length is known; a block that anybody still looks at is never moved,
   written over or freed, but left to them and replaced;
@@ -39,6 +40,7 @@ from multiraft._core cimport (
     FrameHeader,
     HELLO_BYTES_MAX,
     frame_check,
+    frame_head_check,
 )
 
 from multiraft.errors import InvariantViolation, PeerProtocolError
@@ -46,7 +48,7 @@ from multiraft.errors import InvariantViolation, PeerProtocolError
 cdef enum:
     BASE_BYTES_FIRST = 4096                 # before the hello is done: sixty-four strangers cost 256 KiB
     BASE_BYTES = 512 * 1024                 # afterwards: a sealed batch fits twice, and untouched pages cost nothing
-    LENGTH_KNOWN_BYTES = 8                  # magic and length
+    LENGTH_SEEN_BYTES = 8                   # magic and length: enough to refuse, not yet to believe
 
 
 cdef dict _reasons():
@@ -147,6 +149,11 @@ cdef class Receiver:
         self._replace(self.base)
 
     @property
+    def unfinished(self):
+        """The number of the frame of which a part is here, counted over this connection; 0 where there is none."""
+        return 0 if self.start == self.end else self.frames_count + self.dropped_count + 1
+
+    @property
     def capacity(self):
         """Bytes that this buffer holds at the moment."""
         return self.block.capacity
@@ -242,9 +249,9 @@ cdef class Receiver:
     # -- the room ------------------------------------------------------------------------------------------------------
 
     cdef Py_ssize_t _wanted(self, Py_ssize_t have) noexcept:
-        """Bytes of the frame that begins at `start`, as far as they are known; its length was checked by _walk."""
+        """Bytes of the frame that begins at `start`, as far as they are known; its whole header was checked by _walk."""
         cdef uint32_t length
-        if have < LENGTH_KNOWN_BYTES:
+        if have < FRAME_HEADER_BYTES:
             return FRAME_HEADER_BYTES
         memcpy(&length, self.block.data + self.start + 4, 4)
         return length
@@ -270,15 +277,18 @@ cdef class Receiver:
         cdef int fault
         while not self.stopped:
             have = self.end - self.start
-            if have < LENGTH_KNOWN_BYTES:
+            if have < LENGTH_SEEN_BYTES:
                 return 0
             head = <const FrameHeader*>(self.block.data + self.start)
             if head.magic != FRAME_MAGIC:
                 return self._refuse(FAULT_MAGIC)
             if head.length < FRAME_HEADER_BYTES or head.length > self.frame_bytes_max:
                 return self._refuse(FAULT_LIMIT)
-            if have < head.length:
+            if have < FRAME_HEADER_BYTES:
                 return 0
+            if have < head.length:
+                fault = frame_head_check(<const char*>head, self.frame_bytes_max)
+                return 0 if fault == FAULT_NONE else self._refuse(fault)
             fault = frame_check(<const char*>head, head.length, self.frame_bytes_max)
             if fault == FAULT_NONE and (head.kind > 31 or not (self.kinds >> head.kind) & 1):
                 fault = FAULT_KIND

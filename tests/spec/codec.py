@@ -334,22 +334,24 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 def reseal_frame(frame: bytes) -> bytes:
-    """The same frame with the checksum that fits it."""
-    crc = crc32c(frame[FRAME_HEADER.size :], crc32c(frame[:56]))
-    return frame[:56] + CRC.pack(crc) + frame[60:]
+    """The same frame with the checksums that fit it."""
+    head_crc = crc32c(frame[:56])
+    crc = crc32c(frame[FRAME_HEADER.size :], head_crc)
+    return frame[:56] + CRC.pack(crc) + CRC.pack(head_crc) + frame[64:]
 
 
 def check_frame(data: bytes, length_max: int = FRAME_BYTES_MAX) -> None:
     """Judge the frame at the start of ``data``: all of it but the bodies of runs."""
     require(len(data) >= FRAME_HEADER.size, Fault.FAULT_SHORT)
-    magic, length, version, kind, count, *_, crc, zero = FRAME_HEADER.unpack_from(data)
+    magic, length, version, kind, count, *_, crc, head_crc = FRAME_HEADER.unpack_from(data)
     require(magic == FRAME_MAGIC, Fault.FAULT_MAGIC)
     require(version == VERSION, Fault.FAULT_VERSION)
     require(length <= min(length_max, FRAME_BYTES_MAX), Fault.FAULT_LIMIT)
+    require(length >= FRAME_HEADER.size, Fault.FAULT_SHAPE)
+    require(crc32c(data[:56]) == head_crc, Fault.FAULT_CHECKSUM)
     require(length <= len(data), Fault.FAULT_SHORT)
-    require(length >= FRAME_HEADER.size and zero == 0, Fault.FAULT_SHAPE)
     tail = data[FRAME_HEADER.size : length]
-    require(crc32c(tail, crc32c(data[:56])) == crc, Fault.FAULT_CHECKSUM)
+    require(crc32c(tail, head_crc) == crc, Fault.FAULT_CHECKSUM)
     require(kind in set(FrameKind), Fault.FAULT_KIND)
     if kind == FrameKind.FRAME_MESSAGES:
         split_messages(tail, count)

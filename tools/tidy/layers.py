@@ -34,6 +34,7 @@ RINGS: dict[str, int] = {
     "placement": 20,
     # threads and files, out of reach of rings 0 and 1
     "disk": 25,
+    "doubt": 25,
     "worker": 25,
     # ring 2: one resource each
     "log": 30,

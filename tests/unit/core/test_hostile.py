@@ -224,3 +224,13 @@ def test_p82_a_length_over_the_callers_limit_is_refused_before_anything_is_read(
         head = strategies.patched(FRAME_BYTES[0], codec.FRAME_HEADER, 1, length)[:64]
         assert memory.frame_check(head, limit) == Fault.FAULT_LIMIT
     assert memory.frame_check(FRAME_BYTES[0], 64) == Fault.FAULT_NONE
+
+
+@pytest.mark.parametrize("frame", FRAME_BYTES)
+def test_p82_a_damaged_header_is_no_reason_to_wait_for_more(memory: Guarded, frame: bytes) -> None:
+    """Only ``crc`` may be wrong unseen while the rest of a frame is on its way."""
+    for bit in range(64 * 8):
+        damaged = bytearray(frame[:64])
+        damaged[bit // 8] ^= 1 << bit % 8
+        fault = agree_on_frame(memory, bytes(damaged))
+        assert fault not in (Fault.FAULT_SHORT, Fault.FAULT_NONE) or bit // 8 in range(56, 60), bit

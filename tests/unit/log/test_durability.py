@@ -14,6 +14,7 @@ import pytest
 
 from multiraft._core import RunKind, decode_run
 from multiraft.disk import RealDisk
+from multiraft.doubt import NOTE_FILE
 from multiraft.errors import LogCorrupt, SyncFailed
 from multiraft.ids import ReplicaId
 from multiraft.interfaces import HardState
@@ -112,6 +113,7 @@ def test_p11_the_first_failed_commit_is_final(
         assert len(tries) == 1, "a commit was tried again after one had failed"
 
     arun(main())
+    (tmp_path / "log" / NOTE_FILE).unlink()  # as where the machine was restarted
     with opened(tmp_path / "log") as store:
         assert store.synced_sequence == 6
 
@@ -125,6 +127,7 @@ def test_p11_a_failed_write_of_the_boot_record_fails_the_open(
     with monkeypatch.context() as patch, pytest.raises(SyncFailed):
         patch.setattr(LogEnvironment, "commit", failing)
         open_inline(tmp_path / "log")
+    (tmp_path / "log" / NOTE_FILE).unlink()  # as where the machine was restarted
     with opened(tmp_path / "log") as store:
         assert store.boot_count == 1
 

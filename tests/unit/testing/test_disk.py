@@ -347,6 +347,45 @@ def test_after_a_failed_commit_no_later_one_is_certain() -> None:
     assert crashes(act, look) == {None, b"failed", b"later"}
 
 
+def test_what_is_read_of_a_forgotten_file_is_on_the_disk() -> None:
+    seen = set()
+    for seed in range(50):
+        disk = made(seed)
+        file = disk.open(A, "w")
+        disk.sync_directory(HOME)
+        file.write(0, b"doubtful")
+        disk.fail(SYNC)
+        with pytest.raises(OSError):
+            file.sync()
+        disk.crash(power=False)
+        assert disk.read(A) == b"doubtful", "the system still has it"
+        disk.forget_cached(A)
+        there = disk.read(A)
+        disk.crash()
+        assert disk.read(A) == there
+        seen.add(there)
+    assert len(seen) > 1
+
+
+def test_to_forget_a_file_that_is_well_makes_it_durable() -> None:
+    disk = made()
+    write(disk, A, b"well", name=True)
+    disk.forget_cached(A)
+    disk.crash()
+    assert disk.read(A) == b"well"
+    with pytest.raises(FileNotFoundError):
+        disk.forget_cached(B)
+
+
+def test_only_a_cut_of_the_power_begins_another_run_of_the_machine() -> None:
+    disk = made()
+    first = disk.boot_id()
+    disk.crash(power=False)
+    assert disk.boot_id() == first
+    disk.crash()
+    assert disk.boot_id() != first
+
+
 def test_a_failed_commit_may_be_there_after_a_crash() -> None:
     def act(disk: SimulatedDisk) -> None:
         environment = disk.environment(HOME, **SETTINGS)

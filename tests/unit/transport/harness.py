@@ -62,7 +62,11 @@ def seal(
     store = 100 + source if store is None else store
     names = struct.pack("<QQIIQQ", cluster, store, source, target, epoch, sequence)
     head, body = frame[:16] + names, frame[FRAME_HEADER.size :]
-    return head + struct.pack("<II", google_crc32c.value(head + body), 0) + body
+    return (
+        head
+        + struct.pack("<II", google_crc32c.value(head + body), google_crc32c.value(head))
+        + body
+    )
 
 
 def hello_of(node: int, **changes: Any) -> Hello:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from multiraft.errors import LinkLost, PeerProtocolError
 from multiraft.ids import NodeId
 from multiraft.transport.hello import (
     Farewell,
@@ -247,6 +248,56 @@ def test_a_restarted_peer_replaces_a_link_that_looks_alive(arun: Arun) -> None:
             await again.until(lambda: again.payloads() == [b"to the new life"], "frame")
             await relay.close()
             assert one.up(2)
+
+    arun(main())
+
+
+def test_a_frame_that_is_begun_and_never_finished_costs_the_link(arun: Arun) -> None:
+    async def main() -> None:
+        async with cluster(replace(FAST, frame_timeout_s=0.1)) as nodes:
+            one = Recorder(1)
+            await nodes.add(one)
+            raw = await Raw.dial(nodes.addresses[1])
+            await greet(raw, epoch=3)
+            await one.until_up(2)
+            whole = seal(make_frame(bytes(1000)), source=2, target=1, epoch=3, sequence=3)
+            await raw.say(whole)
+            half = seal(make_frame(bytes(1000)), source=2, target=1, epoch=3, sequence=4)[:-1]
+            await raw.say(half)
+            await one.until_down(2)
+            assert one.payloads() == [bytes(1000)]
+            assert [type(error) for _, error in one.downs] == [LinkLost]
+            raw.close()
+
+    arun(main())
+
+
+def test_a_flipped_bit_in_a_length_costs_the_link_at_once_and_not_what_is_sent_later(
+    arun: Arun,
+) -> None:
+    async def main() -> None:
+        async with cluster() as nodes:
+            one, two = Recorder(1), Recorder(2)
+            await nodes.add(one)
+            await nodes.add(two)
+            relay = Relay(nodes.addresses[2])
+            nodes.transports[1].set_address(NodeId(2), await relay.open())
+            await one.until_up(2)
+            await two.until_up(1)
+
+            def lengthen(data: bytes) -> bytes:
+                relay.mangle = lambda data: data
+                return data[:6] + bytes([data[6] ^ 0x40]) + data[7:]
+
+            relay.mangle = lengthen
+            assert nodes.transports[1].send(NodeId(2), make_frame(b"lost"))
+            await two.until_down(1)
+            assert [type(error) for _, error in two.downs] == [PeerProtocolError]
+            await two.until_up(1)
+            await one.until(lambda: one.story[-3:] == [("up", 2), ("down", 2), ("up", 2)], "up")
+            assert nodes.transports[1].send(NodeId(2), make_frame(b"arrives"))
+            await two.until(lambda: two.payloads() == [b"arrives"], "frame")
+            await relay.close()
 
     arun(main())
 
