@@ -23,11 +23,13 @@ from multiraft.testing.history import FAIL, INFO, UNKNOWN, History, Operation
 from multiraft.testing.model import BadOperation, Model
 from multiraft.testing.problem import Problem, problem_of_cells, problem_of_steps
 from multiraft.testing.search import Search
-from multiraft.testing.smallest import Smaller, last_end, smallest
+from multiraft.testing.smallest import Smaller, last_end, smallest, without_refused
 
 LINEARIZABLE: Final = "ok"
 VIOLATED: Final = "violated"
 UNDECIDED: Final = "unknown"
+SOON_PER_OPERATION: Final = 2
+"""Steps that a search without hard places takes at most, and then some."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -171,25 +173,48 @@ class Check:
         facts = self.facts
         facts.outcomes = dict(sorted(outcomes.items()))
         facts.operations, facts.parts = sum(outcomes.values()), len(parts.keys() | failed.keys())
-        first: tuple[Hashable, Search] | None = None
+        first: tuple[Hashable, list[Operation], Search] | None = None
         for key, operations in parts.items():
-            search, _ = self.judge(operations, self.model.initial(), self.limits.steps_max)
-            said = search.run()
-            facts.steps += search.steps
-            facts.choices += search.choices
+            search, looked_at, said = self.decide(operations)
             if said is None:
                 facts.undecided += 1
             elif not said:
                 facts.violated += 1
-                first = first or (key, search)
+                first = first or (key, looked_at, search)
         part = None
         if first is not None:
-            key, search = first
-            part = self.failing(key, parts[key], failed.get(key, []), search)
+            key, looked_at, search = first
+            part = self.failing(key, parts[key], looked_at, failed.get(key, []), search)
         outcome = VIOLATED if part else UNDECIDED if facts.undecided else LINEARIZABLE
         facts.seconds = time.process_time() - self.began
         limit = f"{facts.undecided} parts reached a limit" if facts.undecided else ""
         return Verdict(outcome, self.model.name, facts, part, limit)
+
+    def decide(self, operations: list[Operation]) -> tuple[Search, list[Operation], bool | None]:
+        """Judge one part: the search that decided, what it looked at, and what it says.
+
+        What makes a search long is mostly who avoids a value, such as a refused cas. They change nothing; so where a search
+        is not done soon, it is tried without them: if that part fails, then so does the whole.
+        """
+        soon = min(self.limits.steps_max, SOON_PER_OPERATION * len(operations) + 1000)
+        attempts: list[tuple[list[Operation], int, tuple[bool, ...]]] = [
+            (operations, soon, (True, False)),
+            (without_refused(operations, self.model), soon, (False,)),
+            (operations, self.limits.steps_max, (True, False)),
+        ]
+        search, said = None, None
+        for looked_at, steps_max, decides in attempts:
+            if search is not None and len(looked_at) == len(operations) and steps_max == soon:
+                continue  # nobody avoids anything
+            search, _ = self.judge(looked_at, self.model.initial(), steps_max)
+            said = search.run()
+            self.facts.steps += search.steps
+            self.facts.choices += search.choices
+            if said in decides:
+                return search, looked_at, said
+        if search is None:
+            raise InvariantViolation("no attempt was made to judge a part")
+        return search, operations, None
 
     def judge(
         self, operations: Sequence[Operation], initial: Hashable, steps_max: int
@@ -211,6 +236,7 @@ class Check:
         self,
         key: Hashable,
         operations: list[Operation],
+        looked_at: list[Operation],
         failed: list[Operation],
         search: Search,
     ) -> FailingPart:
@@ -226,9 +252,11 @@ class Check:
             left -= one.steps + len(smaller.operations)
             return None if said is None else not said
 
-        found = smallest(
-            Smaller(operations, self.model.initial()), self.model, fails, search.best_frontier
-        )
+        whole = Smaller(looked_at, self.model.initial())
+        plain = Smaller(without_refused(looked_at, self.model), self.model.initial())
+        if len(plain.operations) < len(looked_at) and fails(plain):
+            whole = plain
+        found = smallest(whole, self.model, fails, search.best_frontier)
         misfit, order = self.longest(found)
         state = order[-1].state if order else found.initial
         reason = sentence(self.model, misfit, operations, failed, state)

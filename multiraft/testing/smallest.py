@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from multiraft.testing.explain import story
 from multiraft.testing.history import INFO, OK, UNKNOWN, Operation
 from multiraft.testing.model import Model
-from multiraft.testing.problem import ANY, IMPOSSIBLE, NEVER
+from multiraft.testing.problem import ANY, IMPOSSIBLE, KEEP, NEVER
 
 
 @dataclass(slots=True)
@@ -50,6 +50,16 @@ def smallest(
         part = tried
     part = folded(part, model, fails)
     return without_needless(part, model, fails)
+
+
+def without_refused(operations: list[Operation], model: Model) -> list[Operation]:
+    """Without those that only avoid a value. They change nothing, so this is linearizable if the whole is."""
+    cells = model.cells(operations, model.initial())
+    if cells is None or all(avoids is NEVER for _, avoids, _ in cells.cells):
+        return operations
+    return [
+        one for one, (_, avoids, _) in zip(operations, cells.cells, strict=True) if avoids is NEVER
+    ]
 
 
 def last_end(operations: list[Operation]) -> Operation | None:

@@ -163,6 +163,12 @@ GOOD = {
         "    |-|           :'append', 1",
         "        |-|       :'read', None, (1, 1)",
     ),
+    "the same value is appended twice, and seen once": (
+        "list-append",
+        "|-|               :'append', 1",
+        "    |-|           :'read', None, (1,)",
+        "        |-|       :'append', 1",
+    ),
     "an empty list may be nothing": ("list-append", "|-|        :'read', None, None"),
 }
 
