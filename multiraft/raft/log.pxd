@@ -78,6 +78,7 @@ cdef inline uint64_t log_last_term(const Log* log) noexcept nogil:
 cdef uint64_t log_conflict_by_term(const Log* log, uint64_t index, uint64_t term) noexcept nogil
 
 cdef int log_note_term(Log* log, uint64_t first, uint64_t term) except -1            # entries from `first` on have this term
+cdef int log_recover(Log* log, object group_log, uint64_t applied_index) except -1
 cdef int log_note_change(Log* log, uint64_t index) except -1                         # the entry there changes the membership
 cdef bint log_change_between(const Log* log, uint64_t low, uint64_t high) noexcept nogil    # any in (low, high]?
 cdef int log_push_run(Log* log, RunHeader* head, Chunk* chunk) except -1             # takes a reference; must be adjacent

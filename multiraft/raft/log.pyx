@@ -114,6 +114,20 @@ cdef int log_note_change(Log* log, uint64_t index) except -1:
     return 0
 
 
+cdef int log_recover(Log* log, object group_log, uint64_t applied_index) except -1:
+    """Take over what the log store found of a group (interfaces.GroupLog), behind a base that is there already."""
+    cdef uint64_t first, term, index
+    for first, term in group_log.terms:
+        log.last_index = first - 1
+        log_note_term(log, first, term)
+    log.last_index = log.sealed_index = log.stable_index = group_log.last_index
+    log.applied_index = log.applying_index = applied_index
+    for index in group_log.changes:
+        if index > applied_index:
+            log_note_change(log, index)
+    return 0
+
+
 cdef bint log_change_between(const Log* log, uint64_t low, uint64_t high) noexcept nogil:
     cdef uint32_t at
     for at in range(log.changes_count):

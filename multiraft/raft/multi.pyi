@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import final
 
 from multiraft._core import CommittedRuns
-from multiraft.ids import NodeId
 from multiraft.interfaces import GroupLog, Membership
 from multiraft.raft.door import Options, Replica
-
-@dataclass(slots=True)
-class Ready:
-    batches: list[bytes]
-    frames: list[tuple[NodeId, bytes]]
-    """(node, frame)."""
-    committed: CommittedRuns | None
-    committed_users: CommittedRuns | None
-    read_states: list[tuple[int, int, int | None]]
-    """(group, context, read index); None where the read must be asked anew."""
-    wanted: list[tuple[int, int, int, int]]
-    """(group, replica id of the peer or 0 for applying, first index, bytes)."""
-    snapshots: list[tuple[int, int, int, int, int, bytes]]
-    """(group, index, term, context, from replica, encoded membership)."""
-    snapshots_wanted: list[tuple[int, int, int]]
-    """(group, replica id of the peer, its node)."""
-    roles: list[tuple[int, int, int, int]]
-    """(group, role, leader, term)."""
-    posts: list[tuple[int, int, int, int, int, int, int, bytes]]
-    """(node, kind, group, context, index, term, flags, body)."""
+from multiraft.raft.handouts import Ready as Ready
 
 @final
 class MultiRaft:

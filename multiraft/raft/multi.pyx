@@ -34,7 +34,7 @@ from multiraft._core cimport (
 from multiraft.raft.door cimport Replica as Door, engine_configure
 from multiraft.raft.framing cimport frames_of, tell_status
 from multiraft.raft.looking cimport best_successor, caught_up, slowest_match
-from multiraft.raft.log cimport Log, log_init, log_note_change, log_note_term, log_release
+from multiraft.raft.log cimport Log, log_init, log_recover, log_release
 from multiraft.raft.membership cimport Members, members_from
 from multiraft.raft.progress cimport Outbox, Peer
 from multiraft.raft.reads cimport ask_read, committed_in_term, holds_lease, sole_voter
@@ -77,35 +77,14 @@ from multiraft.raft.state cimport (
 )
 from multiraft.raft.table cimport table_free, table_get, table_put, table_remove
 
-from dataclasses import dataclass
-
 from multiraft._core import Fault
 from multiraft.errors import InvariantViolation, NoLeader, PeerProtocolError, TooLarge
 from multiraft.records import encode_membership
 from multiraft.raft.door import Options
+from multiraft.raft.handouts import Ready
 
 cdef enum:
     POST_BYTES_MAX = 16 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class Ready:
-    """What the node must do now: write ``batches``, send ``frames``, apply ``committed``; the rest are rare news.
-
-    ``frames`` are (node, frame) that may leave at once, before the batches are even written. ``committed`` feeds the
-    built-in store and ``committed_users`` all other machines. See ``door.Ready`` and ``state.Engine`` for the tuples.
-    """
-
-    batches: list
-    frames: list
-    committed: object
-    committed_users: object
-    read_states: list
-    wanted: list
-    snapshots: list
-    snapshots_wanted: list
-    roles: list
-    posts: list
 
 
 # -- all replicas of a node -----------------------------------------------------------------------------------------------
@@ -165,7 +144,6 @@ cdef class MultiRaft:
 
     def restore(self, group_log, *, membership, applied_index, sink=0):
         """A replica as the log store found it (interfaces.GroupLog); ``membership`` is that in force at ``applied_index``."""
-        cdef uint64_t first, term, index
         hard = group_log.hard_state
         base = group_log.base
         commit = max(hard.commit, applied_index, base.index)
@@ -175,15 +153,8 @@ cdef class MultiRaft:
                 f"{group_log.last_index}: an older copy of the log?"
             )
         cdef Replica* made = self._add(group_log.group, base.replica, membership, sink, base.index, base.term)
-        for first, term in group_log.terms:
-            made.log.last_index = first - 1
-            log_note_term(&made.log, first, term)
-        made.log.last_index = made.log.sealed_index = made.log.stable_index = group_log.last_index
-        made.log.applied_index = made.log.applying_index = max(applied_index, base.index)
+        log_recover(&made.log, group_log, max(applied_index, base.index))
         made.log.commit_index = commit
-        for index in group_log.changes:
-            if index > made.log.applied_index:
-                log_note_change(&made.log, index)
         made.term = made.written_term = made.told_term = hard.term
         made.vote = made.written_vote = hard.vote
         made.epoch = hard.epoch

@@ -31,12 +31,6 @@ RATCHET: tuple[Allowed, ...] = (
         size_max=430,
     ),
     Allowed(
-        "file-length",
-        "multiraft/raft/multi.pyx",
-        "one class with one table of replicas; its inspection has parted already",
-        size_max=730,
-    ),
-    Allowed(
         "function-length",
         "multiraft/machine/pages.pyx",
         "one merge of two ordered streams, whose state would only be handed around",
