@@ -19,7 +19,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from multiraft.errors import StorageError
+from multiraft.errors import SyncFailed
 from multiraft.interfaces import Disk
 
 logger = logging.getLogger("multiraft.disk")
@@ -43,7 +43,7 @@ def note_failed_sync(disk: Disk, directory: Path) -> None:
 
 
 def forget_doubtful(disk: Disk, directory: Path, names: Iterable[str]) -> None:
-    """See to it that the files of these names are read from the disk, if a sync has failed here. Raises StorageError."""
+    """See to it that the files of these names are read from the disk, if a sync has failed here. Raises SyncFailed."""
     note = directory / NOTE_FILE
     if disk.size(note) is None:
         return
@@ -58,7 +58,7 @@ def forget_doubtful(disk: Disk, directory: Path, names: Iterable[str]) -> None:
         disk.remove(note)
         disk.sync_directory(directory)
     except OSError as error:
-        raise StorageError(
+        raise SyncFailed(
             f"a sync failed in {directory} before, so what this machine has in memory of its files may not be on the disk, "
             f"and it cannot be made to forget it: {error}. Restart the machine (or drop its caches: "
             f"sync; echo 3 > /proc/sys/vm/drop_caches), then remove {note} and start again"

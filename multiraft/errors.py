@@ -191,7 +191,10 @@ class LogCorrupt(StorageError):
 
 
 class SyncFailed(StorageError):
-    """A commit or sync returned an error. What it carried was not acknowledged and never will be by this process."""
+    """A commit or sync returned an error. What it carried was not acknowledged and never will be by this process.
+
+    Raised by a start, too, that cannot tell what of an earlier process's failed sync is on the disk; it says what to do.
+    """
 
 
 class FormatUnsupported(StorageError):

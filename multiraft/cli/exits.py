@@ -10,6 +10,7 @@ from multiraft.errors import (
     DirectoryInUse,
     NoSpace,
     StorageError,
+    SyncFailed,
     WrongCluster,
     WrongStore,
 )
@@ -49,6 +50,8 @@ def exit_of(error: BaseException) -> tuple[Exit, str]:
             Exit.NO_SPACE,
             f"{error}; free some space and start again: nothing acknowledged is lost",
         )
+    if isinstance(error, SyncFailed):
+        return Exit.DAMAGED, f"{error}; nothing acknowledged is lost, but see to the disk"
     if isinstance(error, StorageError):
         return (
             Exit.DAMAGED,

@@ -15,7 +15,7 @@ import pytest
 from multiraft import disk as disk_module
 from multiraft.disk import RealDisk
 from multiraft.doubt import NOTE_FILE, forget_doubtful, note_failed_sync
-from multiraft.errors import StorageError, SyncFailed
+from multiraft.errors import SyncFailed
 from multiraft.ids import NodeId
 from multiraft.log.schema import LogSettings
 from multiraft.log.store import LmdbLogStore
@@ -91,7 +91,7 @@ def test_what_cannot_be_forgotten_refuses_the_start_and_says_what_to_do(tmp_path
     disk = Watching(error=OSError(errno.EOPNOTSUPP, "Operation not supported"))
     note_failed_sync(disk, tmp_path)
     for _ in range(2):
-        with pytest.raises(StorageError, match=r"Restart the machine.*then remove.*sync-failed"):
+        with pytest.raises(SyncFailed, match=r"Restart the machine.*then remove.*sync-failed"):
             forget_doubtful(disk, tmp_path, ("there",))
     assert NOTE_FILE in disk.names(tmp_path)
 
