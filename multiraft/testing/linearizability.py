@@ -29,7 +29,9 @@ LINEARIZABLE: Final = "ok"
 VIOLATED: Final = "violated"
 UNDECIDED: Final = "unknown"
 SOON_PER_OPERATION: Final = 2
-"""Steps that a search without hard places takes at most, and then some."""
+"""Steps that a search without hard places takes at most, and then some ..."""
+SOON_MIN: Final = 1000
+"""... and what is soon for a part of any length."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -196,7 +198,7 @@ class Check:
         What makes a search long is mostly who avoids a value, such as a refused cas. They change nothing; so where a search
         is not done soon, it is tried without them: if that part fails, then so does the whole.
         """
-        soon = min(self.limits.steps_max, SOON_PER_OPERATION * len(operations) + 1000)
+        soon = min(self.limits.steps_max, SOON_PER_OPERATION * len(operations) + SOON_MIN)
         attempts: list[tuple[list[Operation], int, tuple[bool, ...]]] = [
             (operations, soon, (True, False)),
             (without_refused(operations, self.model), soon, (False,)),

@@ -55,10 +55,12 @@ def smallest(
 def without_refused(operations: list[Operation], model: Model) -> list[Operation]:
     """Without those that only avoid a value. They change nothing, so this is linearizable if the whole is."""
     cells = model.cells(operations, model.initial())
-    if cells is None or all(avoids is NEVER for _, avoids, _ in cells.cells):
+    if cells is None:
         return operations
     return [
-        one for one, (_, avoids, _) in zip(operations, cells.cells, strict=True) if avoids is NEVER
+        one
+        for one, (_, avoids, gives) in zip(operations, cells.cells, strict=True)
+        if avoids is NEVER or gives is not KEEP
     ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+import multiraft.testing.linearizability as judge
 from multiraft.testing import Counter, KeyValue, ListAppend, Model, Register, check
 from multiraft.testing.history import History
 from tests.unit.testing.brute import Starting, linearizable
@@ -55,6 +56,21 @@ def list_append(chance: random.Random) -> Recipe:
 @pytest.mark.timeout(0 if SEEDS > 10_000 else 60)
 @pytest.mark.parametrize("draw", [register, key_value, counter, list_append])
 def test_the_verdict_is_that_of_all_orders(draw: Callable[[random.Random], Recipe]) -> None:
+    compare(draw)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0 if SEEDS > 10_000 else 60)
+def test_the_verdict_is_the_same_where_every_search_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that each is tried without refused cas first."""
+    monkeypatch.setattr(judge, "SOON_PER_OPERATION", 0)
+    monkeypatch.setattr(judge, "SOON_MIN", 1)
+    compare(register)
+
+
+def compare(draw: Callable[[random.Random], Recipe]) -> None:
     tally: Tally[bool] = Tally()
     for seed in range(SEEDS):
         chance = random.Random(seed)

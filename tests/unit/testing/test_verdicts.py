@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +26,8 @@ from multiraft.testing import (
     Verdict,
     check,
 )
+from multiraft.testing.problem import ANY, Cells
+from multiraft.testing.smallest import without_refused
 from tests.unit.testing.histories import Recipe, history, stale_read
 
 
@@ -458,3 +460,33 @@ def test_no_history_is_too_deep() -> None:
     weights = {"read": 1.0, "write": 1.0}
     recipe = Recipe(Register(), 6000, clients=8, weights=weights, values=2)
     assert check(history(recipe, 5), Register()).ok
+
+
+class Swap(Register):
+    """A register with ``swap`` v, which is refused where v is there already, so that it avoids a value and gives one."""
+
+    name = "swap"
+
+    def step(self, state: Any, f: str, argument: Any, result: Any) -> tuple[bool, Hashable]:
+        if f == "swap":
+            return state != argument, argument if state != argument else state
+        return super().step(state, f, argument, result)
+
+    def pure(self, f: str, argument: Any, result: Any) -> bool:
+        return f != "swap" and super().pure(f, argument, result)
+
+    def cells(self, operations: Sequence[Operation], initial: Hashable) -> Cells | None:
+        plain = [one for one in operations if one.f != "swap"]
+        found = super().cells(plain, initial)
+        rest = iter(found.cells if found else ())
+        cells = [
+            (ANY, one.argument, one.argument) if one.f == "swap" else next(rest)
+            for one in operations
+        ]
+        return Cells(initial, cells)
+
+
+def test_what_avoids_a_value_and_gives_one_is_not_left_out() -> None:
+    operations = drawn("|-|                  :'swap', 1", "    |-|              :'read', None, 1")
+    assert without_refused(operations, Swap()) == operations
+    assert check(operations, Swap()).ok
