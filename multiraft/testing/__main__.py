@@ -1,4 +1,4 @@
-"""``python -m multiraft.testing``: the tools of this package from a command line. One command so far, ``check``.
+"""``python -m multiraft.testing``: the tools of this package from a command line: simulations, and histories to be judged.
 
 A command is a function that can be called from a program, and a click command around it that prints and ends with a code.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import click
 
 from multiraft.testing.checking import check_history
+from multiraft.testing.commands import replay_command, run_command, shrink_command
 
 
 @click.group()
 @click.version_option(package_name="multiraft")
 def main() -> None:
-    """Judge histories of a store."""
+    """Simulate clusters under faults, and judge histories of a store."""
 
 
 main.add_command(check_history, "check")
+main.add_command(run_command)
+main.add_command(replay_command)
+main.add_command(shrink_command)
 
 if __name__ == "__main__":
     main()

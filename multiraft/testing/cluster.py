@@ -102,11 +102,12 @@ class SimulatedCluster:
         settings: Mapping[str, Any] | None = None,
         machines: Mapping[str, Callable[..., StateMachine]] | None = None,
         trace: Callable[[int], None] = lambda number: None,
+        schedule: Schedule | None = None,
     ) -> None:
         def fork() -> random.Random:
             return random.Random(generator.getrandbits(64))
 
-        self.schedule = Schedule()
+        self.schedule = Schedule() if schedule is None else schedule
         self.network = SimulatedNetwork(self.schedule, fork(), trace)
         self.numbers = tuple(range(1, nodes + 1))
         self.disks = {number: SimulatedDisk(fork()) for number in self.numbers}

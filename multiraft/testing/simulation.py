@@ -23,7 +23,7 @@ from multiraft.testing.linearizability import check
 from multiraft.testing.models import Register
 from multiraft.testing.nemesis import Fault, Nemesis, draw_faults
 from multiraft.testing.recorder import Recorder
-from multiraft.testing.schedule import NS
+from multiraft.testing.schedule import NS, Schedule
 from multiraft.testing.workload import Load, Workload
 
 HEAL_S = 60.0
@@ -70,10 +70,14 @@ class Violated(Exception):
 
 
 class Simulation:
-    """One run of one seed. ``faults`` are those to use instead of the seed's own, for shrinking."""
+    """One run of one seed. ``faults`` are those to use instead of the seed's own, ``schedule`` one that tells what it does."""
 
     def __init__(
-        self, seed: int, settings: Settings, faults: Sequence[Fault] | None = None
+        self,
+        seed: int,
+        settings: Settings,
+        faults: Sequence[Fault] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         generator = random.Random(f"multiraft {seed}")
 
@@ -90,6 +94,7 @@ class Simulation:
             nodes=settings.nodes,
             settings={**draw_config(fork(), settings), **dict(settings.config)},
             trace=self._traced,
+            schedule=schedule,
         )
         self._schedule = self.cluster.schedule
         self.invariants = Invariants(fork(), self._violated)
