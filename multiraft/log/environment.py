@@ -171,8 +171,11 @@ class LogEnvironment:
 
     def boot(self) -> tuple[int, StoreId] | None:
         """(boot count, store id) of the last open, or None."""
-        with self._env.begin() as transaction:
-            data = transaction.get(BOOT_KEY, db=self._databases[META])
+        try:
+            with self._env.begin() as transaction:
+                data = transaction.get(BOOT_KEY, db=self._databases[META])
+        except lmdb.Error as error:
+            raise wrapped(error, f"the boot record of {self._path} cannot be read") from error
         return unpack_boot(data) if data is not None else None
 
     def set_boot(self, boot_count: int, store_id: StoreId) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from multiraft.testing.explain import story
 from multiraft.testing.history import INFO, OK, UNKNOWN, Operation
 from multiraft.testing.model import Model
-from multiraft.testing.problem import ANY, IMPOSSIBLE, NEVER
+from multiraft.testing.problem import ANY, IMPOSSIBLE, KEEP, NEVER
 
 
 @dataclass(slots=True)
