@@ -69,7 +69,8 @@ class Unit:
 class Disk:
     """The durable state after some steps, and what is pending on top of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Path | None = None) -> None:
+        """``base``: what is there, durable, before the first step."""
         self.generation = 0
         self.pending: list[Unit] = []
         self._files: dict[int, Content] = {}
@@ -77,6 +78,13 @@ class Disk:
         self._now: dict[str, int] = {}
         """Names as the running process sees them."""
         self._count = 0
+        for path in sorted(base.rglob("*")) if base is not None else ():
+            name = str(path.relative_to(base))  # type: ignore[arg-type]
+            number = -1
+            if path.is_file():
+                number = len(self._files) + 1
+                self._files[number] = Content(bytearray(path.read_bytes()), path.stat().st_size)
+            self._names[name] = self._now[name] = number
 
     def take(self, step: Step) -> None:
         getattr(self, f"_{step.what}")(step)
@@ -203,9 +211,11 @@ def choices(disk: Disk, chance: random.Random, amount: int) -> Iterator[tuple[st
             yield kind, frozenset(each for each in numbers if chance.random() < share)
 
 
-def cuts(recording: Recording) -> Iterator[tuple[int, Disk, Notes, bool]]:
+def cuts(
+    recording: Recording, base: Path | None, before: Notes
+) -> Iterator[tuple[int, Disk, Notes, bool]]:
     """(number, disk, notes until then, was it a write) of each moment at which the power may go."""
-    disk, notes = Disk(), []
+    disk, notes = Disk(base), list(before)
     ends: list[Step] = []
     for number, step in enumerate(recording.steps):
         for ended in [each for each in ends if each.end < step.begin]:
@@ -224,15 +234,27 @@ def cuts(recording: Recording) -> Iterator[tuple[int, Disk, Notes, bool]]:
 
 
 def check(
-    note: Notebook, life: str, trace: str, folder: str, work: str, part: int, parts: int, amount: int
+    note: Notebook,
+    life: str,
+    trace: str,
+    folder: str,
+    base: str | None,
+    before: Notes,
+    work: str,
+    part: int,
+    parts: int,
+    amount: int,
 ) -> None:
     """Judge images at every ``parts``-th cut from ``part`` on, about ``amount`` at each. Notes what is not sound, then a tally."""
+    recording = Recording(Path(trace), Path(folder))
     chance, image = random.Random(part), Path(work) / f"image-{part}"
     seen: set[tuple[int, frozenset[int], int]] = set()
     tally = {"sound": 0, "refused": 0, "wrong": 0}
     acknowledged = 0
-    for number, disk, notes, wrote in cuts(Recording(Path(trace), Path(folder))):
-        if number % parts != part or (not wrote and notes[-1][0] != "did"):
+    for number, disk, notes, wrote in cuts(recording, Path(base) if base else None, before):
+        if number % parts != part and number < len(recording.steps):
+            continue
+        if not wrote and notes[-1][0] != "did":
             continue
         acknowledged = len(notes)
         for kind, chosen in choices(disk, chance, amount if wrote else 3):

@@ -66,8 +66,8 @@ class Recording:
 
     def __init__(self, trace: Path, folder: Path) -> None:
         self.steps: list[Step] = []
-        self.calls: list[tuple[str, str]] = []
-        """(system call, path) of everything that wrote, in order; of a thread: ``threads``."""
+        self.calls: list[tuple[str, str, int]] = []
+        """(system call, path, thread) of everything that wrote, in order."""
         self._folder = f"{folder}/"
         self._direct: dict[int, bool] = {}
         self._places: dict[int, int] = {}
@@ -106,7 +106,7 @@ class Recording:
                 step.begin, step.end, step.thread = begin, end, thread
                 self.steps.append(step)
                 if step.what != "note":
-                    self.calls.append((call, step.path))
+                    self.calls.append((call, step.path, thread))
 
     # -- one call each: the steps that it was ---------------------------------------------------------------------------------
 

@@ -24,10 +24,12 @@ from tests.crash.victim import (
     STATE,
     STATE_SEED,
     STATE_STEPS,
+    Refused,
     node_config,
     run,
     running,
     small_logs,
+    three,
 )
 from tests.unit.log.harness import Feeder, created, open_inline, read_entries
 from tests.unit.log.model import Model
@@ -91,8 +93,9 @@ def log(folder: Path, notes: Notes) -> None:
 
 def state(folder: Path, notes: Notes) -> None:
     if "state" not in _models:
-        _models["state"] = states(steps(STATE_SEED, STATE_STEPS))
-    models = _models["state"]
+        entries = steps(STATE_SEED, STATE_STEPS)
+        _models["state"] = entries, states(entries)
+    entries, models = _models["state"]
     file = folder / "file"
     if highest(notes, "did", "file") or file.exists():
         check_snapshot(RealDisk(), file)
@@ -104,7 +107,7 @@ def state(folder: Path, notes: Notes) -> None:
             assert acknowledged <= index <= asked, (name, acknowledged, index, asked)
             found = scan_all(store)
             assert found == entries_of(models[index], DESCRIPTOR.start, DESCRIPTOR.end), name
-            some = [step.encode() for step in steps(STATE_SEED, STATE_STEPS)[index : index + 5]]
+            some = [step.encode() for step in entries[index : index + 5]]
             if some:
                 apply_all(store, some, index + 1)
                 store.freeze(GROUP)
@@ -174,10 +177,31 @@ def node(folder: Path, notes: Notes) -> None:
     assert verify(folder / "log") == []
 
 
+def trio(folder: Path, notes: Notes) -> None:
+    async def main() -> None:
+        async with three(folder, 1, 2, 3) as cluster:
+            await serves(cluster.nodes[1], notes)
+            groups = range(cluster.nodes[1].group("hits").id + 1)
+            nodes = list(cluster.nodes.values())
+            await cluster.until(
+                lambda: all(
+                    len({node.multi.indexes(group)[3] for node in nodes}) == 1 for group in groups
+                )
+            )
+            scans = [[pair async for pair in node.store.scan(stale=True)] for node in nodes]
+            assert scans[0] == scans[1] == scans[2], "the replicas differ"
+            totals = [await node.group("hits").read(stale=True) for node in nodes]
+            assert len(set(totals)) == 1, totals
+
+    run(main())
+    for number in (1, 2, 3):
+        assert verify(folder / f"n{number}" / "log") == []
+
+
 # -- as a job ---------------------------------------------------------------------------------------------------------------
 
 
-LIVES = {"log": log, "state": state, "node": node}
+LIVES = {"log": log, "state": state, "node": node, "trio": trio}
 
 
 def judge(note: Notebook, life: str, folder: str, notes: str) -> None:
@@ -191,6 +215,7 @@ def verdict(life: str, folder: Path, said: Notes) -> tuple[str, ...]:
         LIVES[life](folder, said)
     except AssertionError as error:
         return "wrong", str(error)[:2000]
-    except (MultiRaftError, OSError) as error:
+    except (MultiRaftError, OSError, Refused) as error:
+        error = error.__cause__ or error if isinstance(error, Refused) else error
         return "refused", type(error).__name__, str(error)[:500]
     return ("sound",)

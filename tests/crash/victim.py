@@ -8,9 +8,10 @@ for, ``["did", ...]`` only after it was acknowledged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import uvloop
 from multiraft import Config, Node
 from multiraft.disk import RealDisk
 from multiraft.errors import MultiRaftError
+from multiraft.ids import NodeId
 from multiraft.log.schema import LogSettings
+from multiraft.machine.options import StoreOptions
 from multiraft.machine.snapshot import check_snapshot
 from multiraft.node import keeper, wiring
 from tests.crash.nursery import Notebook
@@ -35,6 +38,7 @@ from tests.unit.machine.harness import (
 )
 from tests.unit.machine.test_crash import steps
 from tests.unit.node.machines import Counter
+from tests.unit.node.test_cluster import Trio
 
 LOG_SEED, LOG_BATCHES = 7, 150
 STATE_SEED, STATE_STEPS = 11, 400
@@ -62,7 +66,11 @@ def log(note: Notebook, folder: str, durability: str = "full", batches: int = LO
     model = Model(LOG_SEED)
     settings = dataclasses.replace(LOG, durability=durability)
     for life in range(3):
-        store = open_inline(Path(folder) / "log", settings)
+        try:
+            store = open_inline(Path(folder) / "log", settings)
+        except (MultiRaftError, OSError) as error:
+            note("refused", type(error).__name__, str(error))
+            return
         failures: list[BaseException] = []
         store.on_synced = lambda sequence: note("did", "synced", sequence)
         store.on_failed = failures.append
@@ -76,14 +84,23 @@ def log(note: Notebook, folder: str, durability: str = "full", batches: int = LO
 
 
 def state(note: Notebook, folder: str, durability: str = "full", count: int = STATE_STEPS) -> None:
-    """Two state stores: the one applies and flushes, and sends the other snapshots."""
+    """Two state stores: the one applies and flushes, and sends the other snapshots. Two lives, unless the disk fails."""
     options = dataclasses.replace(STATE, relaxed=durability == "relaxed")
+    try:
+        for life in (1, 2):
+            _apply_and_send(note, Path(folder), options, count * life // 2)
+    except (MultiRaftError, OSError) as error:
+        note("ended", type(error).__name__)
+
+
+def _apply_and_send(note: Notebook, folder: Path, options: StoreOptions, count: int) -> None:
     entries = steps(STATE_SEED, count)
-    index = 0
-    for life in range(2):
-        one, two = (open_with_shard(Path(folder) / name, options) for name in ("one", "two"))
+    with contextlib.ExitStack() as stack:
+        one, two = (open_with_shard(folder / name, options) for name in ("one", "two"))
+        stack.callback(one.close)
+        stack.callback(two.close)
         index = one.shard(GROUP).applied_index
-        while index < len(entries) * (life + 1) // 2:
+        while index < len(entries):
             some = [step.encode() for step in entries[index : index + 1 + index % 7]]
             note("try", "one", index + len(some))
             apply_all(one, some, index + 1)
@@ -93,9 +110,7 @@ def state(note: Notebook, folder: str, durability: str = "full", count: int = ST
             one.flush(GROUP, outcome)
             note("did", "one", outcome.result)
             if index % 11 == 0:
-                _install(note, Path(folder) / "file", one, two)
-        one.close()
-        two.close()
+                _install(note, folder / "file", one, two)
 
 
 def _install(note: Notebook, path: Path, one: Any, two: Any) -> None:
@@ -106,17 +121,17 @@ def _install(note: Notebook, path: Path, one: Any, two: Any) -> None:
     check_snapshot(RealDisk(), path)
     note("try", "two", info.index)
     two.install(GROUP, path, snapshot_record(info), installed)
-    assert installed.error is None, installed.error
+    assert installed.result is not None
     note("did", "two", info.index)
 
 
-# -- a node -----------------------------------------------------------------------------------------------------------------
+# -- nodes ----------------------------------------------------------------------------------------------------------------
 
 
 def node_config(folder: str | Path, durability: str = "full", **other: Any) -> Config:
     settings: dict[str, Any] = {
         "data_dir": str(folder),
-        "shards": 2,
+        "borders": [b"1"],
         "tick_ms": 1,
         "heartbeat_ms": 1,
         "election_ms": 3,
@@ -147,6 +162,10 @@ def small_logs() -> None:
     wiring.LogSettings = small  # type: ignore[misc,assignment]
 
 
+class Refused(Exception):
+    """A node did not start, or ended by itself; it has said why."""
+
+
 @asynccontextmanager
 async def running(note: Notebook, config: Config) -> AsyncIterator[Node]:
     """A node for as long as the block runs or the node does; what ended it is noted."""
@@ -154,8 +173,8 @@ async def running(note: Notebook, config: Config) -> AsyncIterator[Node]:
     try:
         await one.start()
     except (MultiRaftError, OSError) as error:
-        note("refused", type(error).__name__)
-        raise
+        note("refused", type(error).__name__, str(error))
+        raise Refused from error
     try:
         await one.ready(10)
         yield one
@@ -164,7 +183,8 @@ async def running(note: Notebook, config: Config) -> AsyncIterator[Node]:
             await one.aclose()
             await one.closed()
         except MultiRaftError as error:
-            note("ended", type(error).__name__)
+            note("ended", type(error).__name__, str(error))
+            raise Refused from error
 
 
 def value_of(writer: int, number: int) -> str:
@@ -210,5 +230,96 @@ def node(note: Notebook, folder: str, durability: str = "full", writes: int = WR
     async def main() -> None:
         for number in range(2):
             await life(number)
+
+    with suppress(Refused):
+        run(main())
+
+
+# -- three nodes ------------------------------------------------------------------------------------------------------------
+
+
+THREE: dict[str, Any] = {
+    "shards": None,
+    "borders": [b"1"],
+    "tick_ms": 5,
+    "heartbeat_ms": 10,
+    "election_ms": 60,
+    "memtable_age_s": 0.05,
+    "memtable_bytes_max": 6_000,
+    "memtables_bytes_max": 60_000,
+    "machine_log_bytes_max": 600,
+    "reserve_bytes": 0,
+}
+
+
+class Three(Trio):
+    """Three nodes in one process. Their configuration names addresses that never change and where nobody listens; they listen
+    at free ports and are told of each other's."""
+
+    def __init__(self, folder: Path, **other: Any) -> None:
+        super().__init__(folder, machines=lambda _: {"counter": Counter}, **(THREE | other))
+        self.addresses = {node: f"127.0.0.1:{node}" for node in (1, 2, 3)}
+
+    def config(self, node: int, **other: Any) -> Config:
+        return super().config(node, **({"listen": "127.0.0.1:0"} | other))
+
+    async def start(self, *nodes: int) -> None:
+        for node in nodes:
+            await super().start(node)
+            for number, other in self.nodes.items():
+                if number != node:
+                    self.nodes[node].transport.set_address(NodeId(number), other.address)
+                    other.transport.set_address(NodeId(node), self.nodes[node].address)
+
+
+@asynccontextmanager
+async def three(folder: str | Path, *numbers: int, **other: Any) -> AsyncIterator[Three]:
+    small_logs()
+    cluster = Three(Path(folder), **other)
+    try:
+        await cluster.start(*numbers)
+        await cluster.ready()
+        yield cluster
+    finally:
+        await asyncio.gather(*(node.aclose() for node in cluster.nodes.values()))
+
+
+def behind(note: Notebook, folder: str) -> None:
+    """Not to be killed: makes three nodes of which the third is too far behind for the others' logs."""
+
+    async def main() -> None:
+        async with three(folder, 1, 2, 3) as cluster:
+            one = cluster.nodes[1]
+            await asyncio.gather(*(write(note, one, n, range(KEYS)) for n in range(WRITERS)))
+            await count(note, one, 3)
+            await cluster.stop(3)
+            await cluster.ready()
+            groups = [1, 2, one.group("hits").id]
+            numbers = iter(range(KEYS, 1000))
+            while min(one.multi.indexes(group)[0] for group in groups) < 20:
+                at = next(numbers)
+                await asyncio.gather(
+                    *(write(note, one, n, range(at, at + 1)) for n in range(WRITERS)),
+                    count(note, one, 1),
+                )
+
+    run(main())
+
+
+def trio_life(note: Notebook, folder: str) -> None:
+    """The third node comes back and is given snapshots, while writes go on; then everything is flushed once more."""
+
+    async def main() -> None:
+        async with three(folder, 1, 2, 3) as cluster:
+            one, third = cluster.nodes[1], cluster.nodes[3]
+            await asyncio.gather(
+                *(write(note, one, n, range(2000, 2020)) for n in range(WRITERS)),
+                count(note, one, 20),
+            )
+            groups = range(one.group("hits").id + 1)
+            await cluster.until(
+                lambda: all(third.multi.indexes(g)[3] >= one.multi.indexes(g)[2] for g in groups)
+            )
+            note("life", third.transfers.installed, one.keeper.flushes)
 
     run(main())
