@@ -124,8 +124,29 @@ class RealDisk:
     def environment(self, path: Path, **settings: Any) -> lmdb.Environment:
         if not settings.get("readonly"):
             self._claim_room(path, settings["max_readers"])
+            if not self.size(path / DATA_FILE):
+                self._make_data(path)
             keep_freed_memory()
         return lmdb.open(str(path), lib_version=0, **settings)
+
+    def _make_data(self, path: Path) -> None:
+        """Make the first pages of an environment, whole before they have their name.
+
+        LMDB writes both meta pages in place and syncs them with the first transaction only. A power cut before that may keep any
+        part of them, and LMDB then refuses the file for ever (MDB_INVALID), although there was nothing in it to lose.
+        """
+        draft = path / (DATA_FILE + ".new")
+        self.remove(draft)
+        lmdb.open(
+            str(draft), map_size=FIRST_BYTES, subdir=False, lock=False, lib_version=0
+        ).close()
+        file = RealFile(draft, "r+", 0)
+        try:
+            file.sync()
+        finally:
+            file.close()
+        os.replace(draft, path / DATA_FILE)
+        self.sync_directory(path)
 
     def _claim_room(self, path: Path, readers_max: int) -> None:
         """See to it that LMDB can open an environment here. Raises NoSpace, with nothing of ours left half made."""
