@@ -22,8 +22,8 @@ from multiraft.testing.corpus import Report, Task, one_line
 from multiraft.testing.schedule import NS
 from multiraft.testing.simulation import Outcome, Simulation
 
-PATIENCE_S = 60.0
-"""CPU time for each simulated minute, at least one minute's: some forty times what most runs take."""
+PATIENCE_S = 30.0
+"""CPU time for each simulated minute, at least one minute's: some twenty times what most runs take."""
 
 
 class Stuck(KeyboardInterrupt):
@@ -34,7 +34,7 @@ def patience_of(task: Task) -> float:
     """How much CPU time a run may use. Many groups are more work."""
     settings = task.settings
     minutes = max(1.0, settings.seconds / 60.0)
-    return PATIENCE_S * minutes * max(1.0, settings.nodes * settings.groups / 12)
+    return PATIENCE_S * minutes * max(1.0, settings.nodes * settings.groups / 40)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def _raised(task: Task, simulation: Simulation | None, error: BaseException, cpu
     outcome, schedule = simulation.outcome, simulation.cluster.schedule
     outcome.at_ns, outcome.events = schedule.now_ns, schedule.events
     for life in simulation.cluster.all_lives:
-        life.loop.kill_process()
+        life.loop.discard()
     return _report(outcome, f"at {schedule.now_ns / NS:.4f} s {reason}", cpu_ns, where)
 
 

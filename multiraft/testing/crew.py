@@ -51,8 +51,9 @@ class Runner:
             await self.end()
             return Report(task.seed, f"its process had to be killed: {error!r}")
         if not line:
-            self._process = None
-            return Report(task.seed, f"its process ended with code {await process.wait()}")
+            code = await process.wait()
+            await self.end()
+            return Report(task.seed, f"its process ended with code {code}")
         return Report.from_json(json.loads(line))
 
     async def _ready(self) -> asyncio.subprocess.Process:
@@ -75,7 +76,9 @@ class Runner:
         if process is not None:
             with suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+            await process.communicate()
 
 
 class Crew:
@@ -91,10 +94,10 @@ class Crew:
         waiting = deque(tasks)
         ended: asyncio.Queue[tuple[Task, Report] | BaseException] = asyncio.Queue()
         wanted = len(waiting)
-        lanes = [
-            asyncio.ensure_future(_lane(waiting, again, ended))
-            for _ in range(min(self._jobs, wanted))
+        pairs = [
+            (Runner(HASH_SEEDS[0]), Runner(HASH_SEEDS[1])) for _ in range(min(self._jobs, wanted))
         ]
+        lanes = [asyncio.ensure_future(_lane(waiting, again, ended, *pair)) for pair in pairs]
         try:
             for _ in range(wanted):
                 found = await ended.get()
@@ -105,14 +108,17 @@ class Crew:
             for lane in lanes:
                 lane.cancel()
             await asyncio.gather(*lanes, return_exceptions=True)
+            for runner in (one for pair in pairs for one in pair):
+                await runner.end()
 
 
 async def _lane(
     waiting: deque[Task],
     again: frozenset[int],
     ended: asyncio.Queue[tuple[Task, Report] | BaseException],
+    first: Runner,
+    second: Runner,
 ) -> None:
-    first, second = (Runner(hash_seed) for hash_seed in HASH_SEEDS)
     try:
         while waiting:
             task = waiting.popleft()
@@ -122,9 +128,6 @@ async def _lane(
             ended.put_nowait((task, report))
     except Exception as error:
         ended.put_nowait(error)
-    finally:
-        await first.end()
-        await second.end()
 
 
 def same_run(one: Report, other: Report) -> bool:

@@ -142,7 +142,7 @@ def replay(task: Task, level: int = logging.WARNING) -> Replay:
             outcome.violation = reason
             outcome.at_ns, outcome.events = schedule.now_ns, schedule.events
             for life in simulation.cluster.all_lives:
-                life.loop.kill_process()
+                life.loop.discard()
     told = Replay(outcome, merged(outcome.story, lines))
     told.events = [f"{at_ns / NS:12.6f} s  {described(action)}" for at_ns, action in schedule.last]
     if outcome.violation.startswith("not linearizable"):
