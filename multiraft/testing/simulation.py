@@ -169,6 +169,10 @@ class Simulation:
                 return f"node {number} does not serve{why}"
             if not life.knows_leaders():
                 return f"node {number} does not know all leaders"
+        for number in self.nemesis.lost:
+            life = self.cluster.lives.get(number)
+            if life is not None and life.serving:
+                return f"node {number}, whose directory is another than before, is let in"
         return ""
 
     def _final_reads(self) -> None:
@@ -269,9 +273,11 @@ def draw_config(generator: random.Random, settings: Settings) -> dict[str, Any]:
     """The settings of the nodes: those that make rare things happen, drawn from the seed."""
     return {
         "shards": settings.groups,
-        "memtable_age_s": generator.choice((2.0, 10.0, 60.0)),
+        "memtable_age_s": generator.choice((0.5, 2.0, 10.0, 60.0)),
         "memtable_bytes_max": generator.choice((2_000, 20_000, 16 << 20)),
         "append_bytes_max": generator.choice((64, 1_000, 1 << 20)),
+        "log_kept_entries": generator.choice((4, 32, 1024)),
+        "log_budget_bytes": generator.choice((64 << 10, 2 << 30)),
         "timeout_s": 10.0,
     }
 
