@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
         groups=asked.get("groups", 1),
         seconds=asked.get("seconds", 15.0),
         profile=asked.get("profile", "mutants"),
+        config=tuple(asked.get("config", {}).items()),
     )
     for seed in asked["seeds"]:
         found = run_seed(seed, settings)

@@ -19,7 +19,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Mutant:
     nodes: int = 3
     groups: int = 1
     seconds: float = 15.0
+    config: dict[str, Any] = field(default_factory=dict)
     killed_by: int | None = None
     unfound: str = ""
     """Why no seed is known that finds it."""
@@ -120,7 +121,7 @@ def run_seeds(
     """What the seeds of one mutant came to, up to the first that finds it; None: with no mutant on."""
     asked: dict[str, Any] = {"seeds": list(seeds), **settings}
     if mutant is not None:
-        given = {name: getattr(mutant, name) for name in ("profile", "nodes", "groups", "seconds")}
+        given = {name: getattr(mutant, name) for name in ("profile", "nodes", "groups", "seconds", "config")}
         asked = {**given, **asked}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MULTIRAFT_")},

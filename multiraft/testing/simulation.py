@@ -22,6 +22,7 @@ from multiraft.testing.invariants import Invariants
 from multiraft.testing.linearizability import check
 from multiraft.testing.models import Register
 from multiraft.testing.nemesis import Fault, Nemesis, draw_faults
+from multiraft.testing.promises import Promises
 from multiraft.testing.recorder import Recorder
 from multiraft.testing.schedule import NS
 from multiraft.testing.workload import Load, Workload
@@ -93,6 +94,8 @@ class Simulation:
         )
         self._schedule = self.cluster.schedule
         self.invariants = Invariants(fork(), self._violated)
+        self.promises = Promises(self.cluster, self._violated)
+        self.cluster.network.tap = self.promises.sent
         self.recorder = Recorder(clock=lambda: self._schedule.now_ns)
         self.workload = Workload(
             fork(), settings.load, settings.nodes, self.recorder, self._violated
@@ -252,6 +255,9 @@ class Simulation:
 
     def started(self, life: Life) -> None:
         self._tell(f"node {life.name} serves")
+        if life.number in self.nemesis.lost:
+            self.promises.forget(life.number)
+        self.promises.started(life)
         self.workload.started(life)
 
     def ended(self, life: Life, error: BaseException | None) -> None:
@@ -264,9 +270,11 @@ class Simulation:
     def leads(self, life: Life, group: int, term: int) -> None:
         self._tell(f"node {life.name} leads group {group} in term {term}")
         self.invariants.leads(life, group, term)
+        self.promises.leads(life, group, term)
 
     def turned(self, life: Life) -> None:
         self.invariants.turned(life)
+        self.promises.turned(life)
 
 
 def draw_config(generator: random.Random, settings: Settings) -> dict[str, Any]:
