@@ -12,7 +12,7 @@ COMMANDS = {"mutants": mutants.main}
 def main(arguments: list[str]) -> int:
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command is None:
-        print(f"usage: python -m multiraft.testing {'|'.join(COMMANDS)} [--help]", file=sys.stderr)
+        sys.stderr.write(f"usage: python -m multiraft.testing {'|'.join(COMMANDS)} [--help]" + "\n")
         return 2
     return command(arguments[1:])
 

@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
     )
     for seed in asked["seeds"]:
         found = run_seed(seed, settings)
-        print(json.dumps(found), flush=True)
+        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.flush()
         if found["violation"] and not asked.get("all", False):
             break
     return 0

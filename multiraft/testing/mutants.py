@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 VARIABLE = "MULTIRAFT_MUTANT"
 LIST = "tests/mutants/mutants.toml"
@@ -121,7 +121,10 @@ def run_seeds(
     """What the seeds of one mutant came to, up to the first that finds it; None: with no mutant on."""
     asked: dict[str, Any] = {"seeds": list(seeds), **settings}
     if mutant is not None:
-        given = {name: getattr(mutant, name) for name in ("profile", "nodes", "groups", "seconds", "config")}
+        given = {
+            name: getattr(mutant, name)
+            for name in ("profile", "nodes", "groups", "seconds", "config")
+        }
         asked = {**given, **asked}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MULTIRAFT_")},
@@ -164,7 +167,7 @@ def hunt_all(
     def one(job: tuple[Mutant, Sequence[int]]) -> Result:
         result = hunt(tree, *job, **settings)
         said = result.violation if result.found else "NOT FOUND"
-        print(f"{result.name}: {result.tries} seeds: {said:.150}", file=sys.stderr, flush=True)
+        say(sys.stderr, f"{result.name}: {result.tries} seeds: {said:.150}")
         return result
 
     with ThreadPoolExecutor(PROCESSES) as pool:
@@ -186,6 +189,12 @@ def fresh(mutants: Sequence[Mutant], turn: int) -> list[tuple[Mutant, Sequence[i
 
 
 # -- the list and the report ------------------------------------------------------------------------------------------------
+
+
+def say(to: TextIO, what: str) -> None:
+    """A line, at once."""
+    to.write(what + "\n")
+    to.flush()
 
 
 def record(path: Path, results: Iterable[Result]) -> None:
@@ -242,7 +251,7 @@ def main(arguments: Sequence[str]) -> int:
             raise MutantsError(f"no such mutants: {', '.join(sorted(unknown))}")
         tree = make_tree(root)
     except MutantsError as error:
-        print(error, file=sys.stderr)
+        say(sys.stderr, str(error))
         return 2
     chosen = [one for one in mutants if not asked.names or one.name in asked.names]
     seeds = range(asked.first, asked.first + asked.seeds)
@@ -258,7 +267,7 @@ def main(arguments: Sequence[str]) -> int:
     if asked.record:
         record(root / LIST, results)
     if asked.json:
-        print(json.dumps([asdict(one) for one in results], indent=1))
+        say(sys.stdout, json.dumps([asdict(one) for one in results], indent=1))
     else:
-        print(table(mutants, results))
+        say(sys.stdout, table(mutants, results))
     return 1 if missed else 0

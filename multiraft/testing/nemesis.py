@@ -354,6 +354,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "clock": ("wrong-clock", "clock-jump", "stop"),
     "mutants": tuple(kind for kind in KINDS if kind not in _NOT_FOR_MUTANTS),
     "membership": ("membership", "transfer", "cut", "one-way-cut", "slow-sync", "kill", "loss"),
+    "snapshots": ("cut", "kill", "power-cut-in-a-write", "slow-sync", "clog", "transfer", "reset"),
     "identity": ("wiped-disk", "kill", "cut", "transfer"),
 }
 SWARMS = frozenset({"swarm", "mutants"})

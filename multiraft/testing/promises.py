@@ -1,7 +1,8 @@
 """What nodes promise each other must be true when it leaves: looked at on the wire, against the disks and logs of both ends.
 
 - An acknowledged entry is synced at whoever acknowledges it, and is the one that the leader of that term has there.
-- A granted vote is synced, is the only one of its replica in that term, and goes to a log that lacks nothing of the voter's.
+- A vote is synced before it is granted, and before a candidate asks others to join its own; a granted one is the only one of its
+  replica in that term, and goes to a log that lacks nothing of the voter's.
 - Who leads was granted the votes of a majority, in every half of its membership; what a leader commits is of its own term and
   synced by a majority (Raft paper, sections 5.2 to 5.4).
 - What a replica takes for synced is; and a restarted one comes back with all that it had promised.
@@ -23,7 +24,8 @@ from multiraft.testing.cluster import Life, SimulatedCluster
 
 _HEAD = struct.Struct("<HHIQIIQQ")
 _FRAME_HEADER_BYTES = 64
-_ACK, _VOTE_ACK = int(MessageKind.MSG_APPEND_ACK), int(MessageKind.MSG_VOTE_ACK)
+_ACK, _VOTE = int(MessageKind.MSG_APPEND_ACK), int(MessageKind.MSG_VOTE)
+_VOTE_ACK = int(MessageKind.MSG_VOTE_ACK)
 _REJECT = int(MessageFlag.FLAG_REJECT)
 
 
@@ -98,7 +100,8 @@ class Promises:
                 )
             if status.term == promised.term and status.last_index < promised.acknowledged:
                 self._violated(
-                    f"node {life.name} comes back with {status.last_index} of group {group}; it acknowledged {promised.acknowledged}"
+                    f"node {life.name} comes back with {status.last_index} of group {group}; "
+                    f"it acknowledged {promised.acknowledged}"
                 )
 
     def leads(self, life: Life, group: int, term: int) -> None:
@@ -168,7 +171,8 @@ class Promises:
             having = sum(self._has(nodes[one], group, commit, term) for one in voters)
             if having <= len(voters) // 2:
                 self._violated(
-                    f"entry {commit} of group {group} is committed by node {life.name}, and synced by {having} of {len(voters)} voters"
+                    f"entry {commit} of group {group} is committed by node {life.name}, "
+                    f"and synced by {having} of {len(voters)} voters"
                 )
 
     def _has(self, number: int, group: int, index: int, term: int | None) -> bool:
@@ -193,6 +197,8 @@ class Promises:
                 continue
             if kind == _ACK:
                 self._acknowledged(life, group, term, index)
+            elif kind == _VOTE:
+                self._asked(life, group, from_replica, term)
             else:
                 self._granted(life, target, group, from_replica, to_replica, term)
 
@@ -220,6 +226,20 @@ class Promises:
                 f"node {life.name} acknowledges entry {index} of group {group}, which has term {mine} there and {its} at its leader"
             )
 
+    def _asked(self, life: Life, group: int, candidate: int, term: int) -> None:
+        """A candidate asks for a vote: on the strength of its own, which no crash may take back."""
+        if not self._voted_for_good(life, group, term, candidate):
+            self._violated(
+                f"node {life.name} asks for votes in term {term} of group {group} before its own is synced"
+            )
+
+    def _voted_for_good(self, life: Life, group: int, term: int, candidate: int) -> bool:
+        if life.node.multi.replica(group).status().term != term:
+            return True  # it has moved on since
+        seen = self._seen.get((life.name, group), Seen())
+        synced = life.node.log.synced_sequence
+        return seen.vote == (term, candidate) and seen.vote_sequence <= synced
+
     def _granted(
         self, life: Life, target: int, group: int, voter: int, candidate: int, term: int
     ) -> None:
@@ -234,9 +254,7 @@ class Promises:
             promised.term, promised.acknowledged = term, 0
         if own.term != term:
             return
-        seen = self._seen.get((life.name, group), Seen())
-        synced = life.node.log.synced_sequence
-        if seen.vote != (term, candidate) or seen.vote_sequence > synced:
+        if not self._voted_for_good(life, group, term, candidate):
             self._violated(
                 f"node {life.name} votes for replica {candidate} of group {group} in term {term} before that is synced"
             )
@@ -269,7 +287,7 @@ def _promises(frame: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
     at, size = _FRAME_HEADER_BYTES, len(frame)
     while at < size:
         kind, flags, length, group, source, target, term, index = _HEAD.unpack_from(frame, at)
-        if (kind == _ACK or kind == _VOTE_ACK) and not flags & _REJECT:
+        if kind in (_ACK, _VOTE, _VOTE_ACK) and not flags & _REJECT:
             yield kind, group, source, target, term, index
         at += length
 
