@@ -20,8 +20,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from multiraft.testing import mutants as listed
-from multiraft.testing.mutants import VARIABLE, Edit, Mutant, read_list
+from tools import mutants as listed
+from tools.mutants import VARIABLE, Edit, Mutant, read_list
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / listed.LIST

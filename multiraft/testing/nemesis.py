@@ -282,16 +282,8 @@ def _wipe(nemesis: Nemesis, fault: Fault) -> None:
     nemesis.cluster.start(number)  # it must find that the others know another store under its name
 
 
-def _transfer(nemesis: Nemesis, fault: Fault) -> None:
-    hand_over(nemesis.cluster, fault.nodes[0], fault.strength)
-
-
-def _flush(nemesis: Nemesis, fault: Fault) -> None:
-    flush(nemesis.cluster, fault.nodes[0])
-
-
-def _membership(nemesis: Nemesis, fault: Fault) -> None:
-    change_membership(nemesis.cluster, fault.nodes[0], fault.strength)
+def _ask(act: Callable[[SimulatedCluster, int, float], None]) -> Callable[[Nemesis, Fault], None]:
+    return lambda nemesis, fault: act(nemesis.cluster, fault.nodes[0], fault.strength)
 
 
 KINDS: dict[str, Kind] = {
@@ -317,9 +309,9 @@ KINDS: dict[str, Kind] = {
     "wrong-clock": Kind(_rate, _even, "one", (1_000, 15_000), (0.7, 1.4), every_s=25),
     "clock-jump": Kind(_jump, None, "one", (0, 0), (0.01, 20.0), every_s=30),
     "wiped-disk": Kind(_wipe, None, "one", (0, 0), every_s=200, once=True),
-    "transfer": Kind(_transfer, None, "one", strength=(0.0, 1.0), every_s=8),
-    "flush": Kind(_flush, None, "one", every_s=8),
-    "membership": Kind(_membership, None, "one", strength=(0.0, 1.0), every_s=4),
+    "transfer": Kind(_ask(hand_over), None, "one", strength=(0.0, 1.0), every_s=8),
+    "flush": Kind(_ask(flush), None, "one", every_s=8),
+    "membership": Kind(_ask(change_membership), None, "one", strength=(0.0, 1.0), every_s=4),
 }
 
 _NETWORK = (
@@ -341,8 +333,12 @@ _DISK = (
     "full-disk",
     "power-cut-in-a-write",
 )
-_NOT_FOR_MUTANTS = ("damage", "error-of-a-sync", "error-of-a-write", "wiped-disk")
-"""Under these a node may do what a mutant would be blamed for; the first three have open defects besides."""
+_NOT_FOR_MUTANTS = (
+    "damage",
+    "error-of-a-sync",
+    "error-of-a-write",
+    "wiped-disk",
+)  # the first three: open defects
 PROFILES: dict[str, tuple[str, ...]] = {
     "swarm": tuple(KINDS),
     "all": tuple(KINDS),
@@ -354,11 +350,11 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "clock": ("wrong-clock", "clock-jump", "stop"),
     "mutants": tuple(kind for kind in KINDS if kind not in _NOT_FOR_MUTANTS),
     "membership": ("membership", "transfer", "cut", "one-way-cut", "slow-sync", "kill", "loss"),
+    "delivery": ("duplication", "reordering", "loss", "slow-link", "clog", "kill", "transfer"),
     "snapshots": ("cut", "kill", "power-cut-in-a-write", "slow-sync", "clog", "transfer", "reset"),
     "identity": ("wiped-disk", "kill", "cut", "transfer"),
 }
-SWARMS = frozenset({"swarm", "mutants"})
-"""Profiles that draw first which of their kinds are on."""
+SWARMS = frozenset({"swarm", "mutants"})  # they draw first which of their kinds are on
 
 
 def draw_faults(

@@ -166,7 +166,7 @@ class Promises:
         before, seen.membership = seen.membership, status.membership
         if before != status.membership:
             return  # it was committed under another
-        nodes = {member.replica: int(member.node) for member in status.membership.members}
+        nodes = {int(member.replica): int(member.node) for member in status.membership.members}
         for voters in _halves(status.membership):
             having = sum(self._has(nodes[one], group, commit, term) for one in voters)
             if having <= len(voters) // 2:

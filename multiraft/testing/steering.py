@@ -19,7 +19,7 @@ from multiraft.testing.cluster import Life, SimulatedCluster
 VOTERS_MIN = 2
 
 
-def flush(cluster: SimulatedCluster, number: int) -> None:
+def flush(cluster: SimulatedCluster, number: int, _share: float = 0.0) -> None:
     """Let a node flush all its memtables now, and forget the log behind them."""
 
     def act(life: Life) -> None:

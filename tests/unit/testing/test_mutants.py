@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from multiraft.testing import mutants
-from multiraft.testing.mutants import Edit, Mutant, known, read_list
+from multiraft.testing import mutants as command
 from multiraft.testing.nemesis import PROFILES
 from multiraft.testing.simulation import Settings, run
-from tools import mutant_tree
+from tools import mutant_tree, mutants
+from tools.mutants import Edit, Mutant, known, read_list
 
 ROOT = Path(__file__).resolve().parents[3]
 LIST = read_list(ROOT / mutants.LIST)
+UNFOUND_MAX = 33
 
 
 def test_every_edit_of_the_list_fits_the_sources() -> None:
@@ -34,10 +35,10 @@ def test_the_list_says_what_a_reader_wants_to_know() -> None:
         assert (one.killed_by is None) == bool(one.unfound), one.name
 
 
-def test_most_mutants_are_found() -> None:
-    found = [one for one in LIST if one.killed_by is not None]
-    assert len(found) >= 35
-    assert all(one.killed_by is not None and one.killed_by <= 1000 for one in found)
+def test_no_more_mutants_escape_than_are_known_to() -> None:
+    """It only falls: whoever finds one lowers it."""
+    assert sum(one.killed_by is None for one in LIST) <= UNFOUND_MAX
+    assert all(one.killed_by is None or one.killed_by <= mutants.SEEDS_MAX for one in LIST)
 
 
 def test_the_sources_have_no_switch() -> None:
@@ -83,8 +84,8 @@ def test_a_switch_stands_where_the_text_was() -> None:
 def test_an_installed_package_says_that_it_needs_a_checkout(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mutants, "__file__", str(tmp_path / "multiraft" / "testing" / "mutants.py"))
-    assert mutants.main([]) == 2
+    monkeypatch.setattr(command, "__file__", str(tmp_path / "multiraft" / "testing" / "mutants.py"))
+    assert command.main([]) == 2
     assert "from a checkout" in capsys.readouterr().err
 
 
@@ -95,7 +96,7 @@ def test_an_installed_package_says_that_it_needs_a_checkout(
 def tree() -> Path:
     """Made once, and only where something has changed: about a minute and a half of one core."""
     try:
-        return mutants.make_tree(ROOT)
+        return mutants.make_tree()
     except mutants.MutantsError as error:
         pytest.skip(f"the mutated tree cannot be made: {error}")
 
