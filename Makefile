@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all venv build test quick lint format demo bench debug annotate docs dist dist-check clean distclean help FORCE
+.PHONY: all venv build test quick lint format demo bench debug mutants annotate docs dist dist-check clean distclean help FORCE
 
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
@@ -27,6 +27,7 @@ help:
 	@echo "make demo       a cluster of three nodes on this machine, for a look"
 	@echo "make bench      time the benchmarks"
 	@echo "make debug      build and test with bounds, invariants and leaks checked"
+	@echo "make mutants    make the tree with all mutants in it, and run each with the seed that finds it"
 	@echo "make annotate   Cython's coloured HTML, under build/cython"
 	@echo "make docs       write the generated parts of docs/"
 	@echo "make dist       sdist and wheel, under dist/; make dist-check installs and tests them in fresh environments"
@@ -91,6 +92,9 @@ debug: .venv-debug/.ready
 	@mkdir -p build/debug && find build/debug -name '*.py*' -delete
 	@MULTIRAFT_DEBUG=1 .venv-debug/bin/python setup.py --quiet build --build-lib build/debug --build-temp build/debug-objects
 	.venv-debug/bin/python -m pytest -o pythonpath="build/debug ." $(ARGS)
+
+mutants: build
+	$(BIN)/python -m multiraft.testing mutants --ci 0
 
 annotate: .venv/.ready
 	@MULTIRAFT_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force

@@ -93,6 +93,8 @@ class Config:
     tail_bytes_max: int = 256 * 1024 * 1024
     """Entries kept in memory for followers that are a little behind, over all groups."""
     log_budget_bytes: int = 2 * 1024**3
+    log_kept_entries: int = 1024
+    """A group's log is not worth compacting for fewer entries than this."""
     memtable_bytes_max: int = 16 * 1024 * 1024
     memtables_bytes_max: int = 512 * 1024 * 1024
     memtable_age_s: float = 60.0
@@ -215,6 +217,7 @@ class Config:
             "clients_bytes_max",
             "tail_bytes_max",
             "log_budget_bytes",
+            "log_kept_entries",
             "memtable_bytes_max",
             "memtables_bytes_max",
             "machine_log_bytes_max",

@@ -21,10 +21,6 @@ from multiraft.raft import MultiRaft
 
 logger = logging.getLogger("multiraft.node")
 
-KEPT_ENTRIES = 1024
-"""A log is not worth compacting for fewer entries than this."""
-
-
 ACTS_MAX = 64
 """Of what waited for a sync, so much is done in one turn."""
 
@@ -43,6 +39,7 @@ class Keeper:
         unblock: Callable[[int], None],
         failed: Callable[[BaseException], None],
         log_budget_bytes: int,
+        log_kept_entries: int,
         tail_bytes_max: int,
     ) -> None:
         self._multi = multi
@@ -53,6 +50,7 @@ class Keeper:
         self._unblock = unblock
         self._failed = failed
         self._log_budget_bytes = log_budget_bytes
+        self._log_kept_entries = log_kept_entries
         self._tail_bytes_max = tail_bytes_max
         self._frozen: set[int] = set()
         self._short: set[int] = set()
@@ -129,7 +127,7 @@ class Keeper:
         index = flushed_index
         if group not in self._pinning:
             index = min(index, self._multi.slowest_match(group))
-            if index - base_index < KEPT_ENTRIES:
+            if index - base_index < self._log_kept_entries:
                 return
         self._multi.compact(group, index, membership)
         self._kick()

@@ -246,6 +246,7 @@ class Parts(TurnEvents, TransportEvents):
             unblock=self._unblock,
             failed=self.failed,
             log_budget_bytes=config.log_budget_bytes,
+            log_kept_entries=config.log_kept_entries,
             tail_bytes_max=config.tail_bytes_max,
         )
         self.admission = self._make_admission()

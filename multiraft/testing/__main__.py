@@ -5,8 +5,11 @@ A command is a function that can be called from a program, and a click command a
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from multiraft.testing import mutants
 from multiraft.testing.checking import check_history
 from multiraft.testing.commands import replay_command, run_command, shrink_command
 
@@ -21,6 +24,14 @@ main.add_command(check_history, "check")
 main.add_command(run_command)
 main.add_command(replay_command)
 main.add_command(shrink_command)
+
+
+@main.command("mutants", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def mutants_command(arguments: tuple[str, ...]) -> None:
+    """Put known bugs back, one at a time, and see which seeds find them."""
+    sys.exit(mutants.main(arguments))
+
 
 if __name__ == "__main__":
     main()

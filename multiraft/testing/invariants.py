@@ -109,7 +109,7 @@ class Invariants:
             self._violated(
                 f"{where} went back from commit {commit_before} and applied {applied_before} to {commit} and {applied}"
             )
-        if not base <= applied <= commit <= last or stable > last:
+        if not base <= applied <= min(commit, stable) or max(commit, stable) > last:
             self._violated(
                 f"{where}: base {base}, applied {applied}, commit {commit}, stable {stable}, last {last}"
             )

@@ -19,6 +19,7 @@ from multiraft.ids import NodeId
 from multiraft.testing.cluster import SimulatedCluster
 from multiraft.testing.network import Route
 from multiraft.testing.schedule import NS
+from multiraft.testing.steering import change_membership, flush, hand_over
 
 MS = 1_000_000
 
@@ -281,6 +282,10 @@ def _wipe(nemesis: Nemesis, fault: Fault) -> None:
     nemesis.cluster.start(number)  # it must find that the others know another store under its name
 
 
+def _ask(act: Callable[[SimulatedCluster, int, float], None]) -> Callable[[Nemesis, Fault], None]:
+    return lambda nemesis, fault: act(nemesis.cluster, fault.nodes[0], fault.strength)
+
+
 KINDS: dict[str, Kind] = {
     "kill": Kind(_kill, _revive, "one", (200, 6_000), (0.0, 1.0), every_s=10),
     "kill-all": Kind(_kill, _revive, "all", (200, 4_000), (0.0, 1.0), every_s=40),
@@ -304,6 +309,9 @@ KINDS: dict[str, Kind] = {
     "wrong-clock": Kind(_rate, _even, "one", (1_000, 15_000), (0.7, 1.4), every_s=25),
     "clock-jump": Kind(_jump, None, "one", (0, 0), (0.01, 20.0), every_s=30),
     "wiped-disk": Kind(_wipe, None, "one", (0, 0), every_s=200, once=True),
+    "transfer": Kind(_ask(hand_over), None, "one", strength=(0.0, 1.0), every_s=8),
+    "flush": Kind(_ask(flush), None, "one", every_s=8),
+    "membership": Kind(_ask(change_membership), None, "one", strength=(0.0, 1.0), every_s=4),
 }
 
 _NETWORK = (
@@ -325,6 +333,12 @@ _DISK = (
     "full-disk",
     "power-cut-in-a-write",
 )
+_NOT_FOR_MUTANTS = (
+    "damage",
+    "error-of-a-sync",
+    "error-of-a-write",
+    "wiped-disk",
+)  # the first three: open defects
 PROFILES: dict[str, tuple[str, ...]] = {
     "swarm": tuple(KINDS),
     "all": tuple(KINDS),
@@ -334,7 +348,13 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "network": _NETWORK,
     "disk": _DISK,
     "clock": ("wrong-clock", "clock-jump", "stop"),
+    "mutants": tuple(kind for kind in KINDS if kind not in _NOT_FOR_MUTANTS),
+    "membership": ("membership", "transfer", "cut", "one-way-cut", "slow-sync", "kill", "loss"),
+    "delivery": ("duplication", "reordering", "loss", "slow-link", "clog", "kill", "transfer"),
+    "snapshots": ("cut", "kill", "power-cut-in-a-write", "slow-sync", "clog", "transfer", "reset"),
+    "identity": ("wiped-disk", "kill", "cut", "transfer"),
 }
+SWARMS = frozenset({"swarm", "mutants"})  # they draw first which of their kinds are on
 
 
 def draw_faults(
@@ -345,7 +365,7 @@ def draw_faults(
         kinds = PROFILES[profile]
     except KeyError:
         raise ConfigError(f"profile {profile!r}: one of {', '.join(PROFILES)}") from None
-    share = generator.choice((0.1, 0.25, 0.5, 0.8)) if profile == "swarm" else 1.0
+    share = generator.choice((0.1, 0.25, 0.5, 0.8)) if profile in SWARMS else 1.0
     faults: list[Fault] = []
     for name in kinds:
         on, pace = generator.random() < share, generator.choice((0.5, 1.0, 1.0, 3.0))

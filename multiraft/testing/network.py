@@ -78,6 +78,8 @@ class SimulatedNetwork:
         self._routes: dict[tuple[NodeId, NodeId], Route] = {}
         self.queue_bytes_max = QUEUE_BYTES_MAX
         self.frames = 0
+        self.tap: Callable[[NodeId, NodeId, bytes], None] | None = None
+        """Is shown every frame as it leaves."""
         self.frames_lost = 0
 
     def route(self, source: NodeId, target: NodeId) -> Route:
@@ -207,6 +209,8 @@ class SimulatedNetwork:
         route = self.route(source, target)
         size = len(frame)
         self.frames += 1
+        if self.tap is not None:
+            self.tap(source, target, frame)
         generator = self._generator
         if route.cut or link.broken or (route.loss and generator.random() < route.loss):
             self.frames_lost += 1

@@ -22,6 +22,7 @@ from multiraft.testing.invariants import Invariants
 from multiraft.testing.linearizability import check
 from multiraft.testing.models import Register
 from multiraft.testing.nemesis import Fault, Nemesis, draw_faults
+from multiraft.testing.promises import Promises
 from multiraft.testing.recorder import Recorder
 from multiraft.testing.schedule import NS, Schedule
 from multiraft.testing.workload import Load, Workload
@@ -98,6 +99,8 @@ class Simulation:
         )
         self._schedule = self.cluster.schedule
         self.invariants = Invariants(fork(), self._violated)
+        self.promises = Promises(self.cluster, self._violated)
+        self.cluster.network.tap = self.promises.sent
         self.recorder = Recorder(clock=lambda: self._schedule.now_ns)
         self.workload = Workload(
             fork(), settings.load, settings.nodes, self.recorder, self._violated
@@ -174,6 +177,10 @@ class Simulation:
                 return f"node {number} does not serve{why}"
             if not life.knows_leaders():
                 return f"node {number} does not know all leaders"
+        for number in self.nemesis.lost:
+            life = self.cluster.lives.get(number)
+            if life is not None and life.serving:
+                return f"node {number}, whose directory is another than before, is let in"
         return ""
 
     def _final_reads(self) -> None:
@@ -253,6 +260,9 @@ class Simulation:
 
     def started(self, life: Life) -> None:
         self._tell(f"node {life.name} serves")
+        if life.number in self.nemesis.lost:
+            self.promises.forget(life.number)
+        self.promises.started(life)
         self.workload.started(life)
 
     def ended(self, life: Life, error: BaseException | None) -> None:
@@ -265,18 +275,22 @@ class Simulation:
     def leads(self, life: Life, group: int, term: int) -> None:
         self._tell(f"node {life.name} leads group {group} in term {term}")
         self.invariants.leads(life, group, term)
+        self.promises.leads(life, group, term)
 
     def turned(self, life: Life) -> None:
         self.invariants.turned(life)
+        self.promises.turned(life)
 
 
 def draw_config(generator: random.Random, settings: Settings) -> dict[str, Any]:
     """The settings of the nodes: those that make rare things happen, drawn from the seed."""
     return {
         "shards": settings.groups,
-        "memtable_age_s": generator.choice((2.0, 10.0, 60.0)),
+        "memtable_age_s": generator.choice((0.5, 2.0, 10.0, 60.0)),
         "memtable_bytes_max": generator.choice((2_000, 20_000, 16 << 20)),
         "append_bytes_max": generator.choice((64, 1_000, 1 << 20)),
+        "log_kept_entries": generator.choice((4, 32, 1024)),
+        "log_budget_bytes": generator.choice((64 << 10, 2 << 30)),
         "timeout_s": 10.0,
     }
 

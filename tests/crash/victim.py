@@ -24,7 +24,7 @@ from multiraft.ids import NodeId
 from multiraft.log.schema import LogSettings
 from multiraft.machine.options import StoreOptions
 from multiraft.machine.snapshot import check_snapshot
-from multiraft.node import keeper, wiring
+from multiraft.node import wiring
 from tests.crash.nursery import Notebook
 from tests.unit.log.harness import open_inline, seal
 from tests.unit.log.model import Model
@@ -142,13 +142,13 @@ def node_config(folder: str | Path, durability: str = "full", **other: Any) -> C
         "reserve_bytes": 0,
         "durability": durability,
         "seed": 1,
+        "log_kept_entries": 10,
     } | other
     return Config(**settings)
 
 
 def small_logs() -> None:
     """Logs that are compacted and rewritten after a few entries, in files that are not allocated far ahead."""
-    keeper.KEPT_ENTRIES = 10
 
     def small(**given: Any) -> LogSettings:
         return LogSettings(

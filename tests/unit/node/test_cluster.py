@@ -154,13 +154,9 @@ def test_a_node_that_was_away_catches_up(arun: Run, tmp_path: Path) -> None:
     arun(main())
 
 
-def test_p58_a_node_too_far_behind_gets_snapshots(
-    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("multiraft.node.keeper.KEPT_ENTRIES", 20)
-
+def test_p58_a_node_too_far_behind_gets_snapshots(arun: Run, tmp_path: Path) -> None:
     async def main() -> None:
-        async with trio(tmp_path, shards=2, memtable_age_s=0.1) as cluster:
+        async with trio(tmp_path, shards=2, memtable_age_s=0.1, log_kept_entries=20) as cluster:
             await cluster.start(1, 2, 3)
             await cluster.ready()
             await cluster.stop(3)

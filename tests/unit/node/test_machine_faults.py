@@ -12,7 +12,6 @@ import pytest
 
 from multiraft import DeadlineExceeded, Group, Node, OutcomeUnknown, Quarantined
 from multiraft.machine import hosted
-from multiraft.node import keeper
 from multiraft.node.snapshots import Snapshots
 
 from .machines import Counter, DiskCounter, LoopCounter
@@ -171,14 +170,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_p55_a_machine_is_saved_before_its_log_is_forgotten(
-    arun: Run, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    arun: Run, tmp_path: Path, kind: str
 ) -> None:
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 10)
-
     async def main() -> None:
         total = 0
         for _ in range(3):
-            async with alone(tmp_path, KINDS[kind], machine_log_bytes_max=1000) as node:
+            async with alone(
+                tmp_path, KINDS[kind], machine_log_bytes_max=1000, log_kept_entries=10
+            ) as node:
                 group = await node.create_group("hits", KINDS[kind])
                 assert await group.read() == total
                 before, *_ = node.multi.indexes(group.id)
@@ -234,13 +233,9 @@ def test_a_state_that_cannot_be_saved_raises_an_alarm_and_loses_nothing(
     arun(main())
 
 
-def test_a_damaged_state_stops_its_own_machine_and_nothing_else(
-    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 0)
-
+def test_a_damaged_state_stops_its_own_machine_and_nothing_else(arun: Run, tmp_path: Path) -> None:
     async def main() -> None:
-        async with alone(tmp_path) as node:
+        async with alone(tmp_path, log_kept_entries=1) as node:
             group = await node.create_group("hits", Counter)
             await group.propose_many([b"1"] * 20)
             node.users.hosting.save(group.id)
@@ -253,13 +248,13 @@ def test_a_damaged_state_stops_its_own_machine_and_nothing_else(
                 path.unlink()
             else:
                 path.write_bytes(damaged)
-            async with alone(tmp_path) as node:
+            async with alone(tmp_path, log_kept_entries=1) as node:
                 group = await node.create_group("hits", Counter)
                 with pytest.raises(Quarantined):
                     await group.read()
                 assert await (await node.create_group("other", Counter)).read() == 3
         path.write_bytes(whole)
-        async with alone(tmp_path) as node:
+        async with alone(tmp_path, log_kept_entries=1) as node:
             assert await (await node.create_group("hits", Counter)).read() == 20
 
     arun(main())
@@ -291,15 +286,14 @@ class EagerDisk(DiskCounter):
 
 @pytest.mark.parametrize("kind", [*KINDS, "eager"])
 def test_p07_a_crash_anywhere_skips_nothing_and_applies_nothing_twice(
-    arun: Run, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    arun: Run, tmp_path: Path, kind: str
 ) -> None:
     """The machine itself refuses an index that does not rise, and its total shows what is missing."""
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 0)
 
     async def main() -> None:
         total = 0
         for round in range(6):
-            node = alone(tmp_path, (KINDS | {"eager": EagerDisk})[kind])
+            node = alone(tmp_path, (KINDS | {"eager": EagerDisk})[kind], log_kept_entries=1)
             await node.start()
             group = await node.create_group("hits", (KINDS | {"eager": EagerDisk})[kind])
             assert await group.read() == total
@@ -334,12 +328,12 @@ async def leave_behind(cluster: Trio, number: int, group: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_p58_a_follower_too_far_behind_gets_a_snapshot(
-    arun: Run, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    arun: Run, tmp_path: Path, kind: str
 ) -> None:
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 10)
-
     async def main() -> None:
-        async with three(tmp_path, kind=KINDS[kind], machine_log_bytes_max=500) as (
+        async with three(
+            tmp_path, kind=KINDS[kind], machine_log_bytes_max=500, log_kept_entries=10
+        ) as (
             cluster,
             groups,
         ):
@@ -363,10 +357,8 @@ def test_p58_a_follower_too_far_behind_gets_a_snapshot(
 
 
 def test_p97_a_snapshot_of_the_others_heals_a_machine_that_failed(
-    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arun: Run, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 10)
-
     async def main() -> None:
         def kinds(number: int) -> dict[str, Any]:
             def make() -> Counter:
@@ -376,7 +368,9 @@ def test_p97_a_snapshot_of_the_others_heals_a_machine_that_failed(
 
             return {"counter": make}
 
-        async with trio(tmp_path, machines=kinds, shards=1, machine_log_bytes_max=500) as cluster:
+        async with trio(
+            tmp_path, machines=kinds, shards=1, machine_log_bytes_max=500, log_kept_entries=10
+        ) as cluster:
             await cluster.start(1, 2, 3)
             await cluster.ready()
             group = await cluster.nodes[1].create_group("hits", "counter")
@@ -399,11 +393,13 @@ def test_a_follower_that_was_held_back_goes_on_behind_a_snapshot(
     arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is full, then cut off; what comes next is a snapshot, which empties its queue without applying it."""
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 10)
     monkeypatch.setattr(hosted, "QUEUE_ENTRIES_MAX", 16)
 
     async def main() -> None:
-        async with three(tmp_path, machine_log_bytes_max=500) as (cluster, groups):
+        async with three(tmp_path, machine_log_bytes_max=500, log_kept_entries=10) as (
+            cluster,
+            groups,
+        ):
             await groups[0].propose(b"1")
             lagging = next(n for n in cluster.nodes.values() if not n.group("hits").leads)
             group = lagging.group("hits")
@@ -439,12 +435,12 @@ STEPS = ("moved", "pending", "taken", "installed")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", STEPS)
 def test_p57_a_crash_between_the_steps_of_an_install_is_finished_or_undone(
-    arun: Run, tmp_path: Path, step: str, kind: str, monkeypatch: pytest.MonkeyPatch
+    arun: Run, tmp_path: Path, step: str, kind: str
 ) -> None:
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 10)
-
     async def main() -> None:
-        async with three(tmp_path, kind=KINDS[kind], machine_log_bytes_max=500) as (
+        async with three(
+            tmp_path, kind=KINDS[kind], machine_log_bytes_max=500, log_kept_entries=10
+        ) as (
             cluster,
             groups,
         ):
@@ -512,12 +508,10 @@ def stop_at(step: str, patch: pytest.MonkeyPatch) -> asyncio.Event:
 
 @pytest.mark.parametrize("step", ["pending", "taken", "installed"])
 def test_p57_a_crash_between_the_steps_of_a_shards_install(
-    arun: Run, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+    arun: Run, tmp_path: Path, step: str
 ) -> None:
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 10)
-
     async def main() -> None:
-        async with trio(tmp_path, shards=2, memtable_age_s=0.1) as cluster:
+        async with trio(tmp_path, shards=2, memtable_age_s=0.1, log_kept_entries=10) as cluster:
             await cluster.start(1, 2, 3)
             await cluster.ready()
             leaving = cluster.nodes[3]

@@ -15,7 +15,7 @@ from multiraft._core import CommittedRuns
 from multiraft.errors import FormatUnsupported
 from multiraft.ids import NodeId
 from multiraft.interfaces import FileMeta, Membership
-from multiraft.node import keeper, snapshots
+from multiraft.node import snapshots
 from multiraft.node.keeper import Keeper
 from multiraft.node.snapshots import OUTGOING_MAX
 from multiraft.raft import Snapshot
@@ -241,14 +241,11 @@ def test_p58_a_member_that_refuses_every_snapshot_is_sent_ever_fewer_and_healed_
     arun(main())
 
 
-def test_p77_a_member_that_waits_for_its_snapshot_costs_no_turns(
-    arun: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_p77_a_member_that_waits_for_its_snapshot_costs_no_turns(arun: Run, tmp_path: Path) -> None:
     """As many as may be are on their way already: it is asked again with a tick, not with each turn."""
-    monkeypatch.setattr(keeper, "KEPT_ENTRIES", 0)
 
     async def main() -> None:
-        async with trio(tmp_path, shards=1, memtable_age_s=0.1) as cluster:
+        async with trio(tmp_path, shards=1, memtable_age_s=0.1, log_kept_entries=1) as cluster:
             await cluster.start(1, 2, 3)
             await cluster.ready()
             leaving = cluster.nodes[3]
