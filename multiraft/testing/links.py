@@ -97,8 +97,7 @@ class SimulatedTransport:
     # -- dialling -------------------------------------------------------------------------------------------------------
 
     def _dial(self, node: NodeId) -> None:
-        # Of two that know each other the one with the lower name dials, as one of two dialled connections wins in the end.
-        if node in self._dialling or self.closed or node not in self._addresses or node < self.node:
+        if node in self._dialling or self.closed or node not in self._addresses:
             return
         self._dialling.add(node)
         self._network.dial(self, node)
@@ -113,6 +112,10 @@ class SimulatedTransport:
             self._dial(node)
 
     # -- what the network calls -----------------------------------------------------------------------------------------
+
+    def cluster_id(self) -> int:
+        """The cluster that our node knows itself to be of."""
+        return self._events.hello().cluster_id
 
     def begin(self, node: NodeId) -> MemoryEnd:
         """Our end of a link that is tried."""

@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from zlib import crc32
 
-from multiraft.errors import (
-    LinkLost,
-)
+from multiraft.errors import LinkLost, MultiRaftError, WrongCluster, WrongStore
 from multiraft.ids import NodeId
 from multiraft.interfaces import Disk, TransportEvents
 from multiraft.testing.links import SimulatedTransport
@@ -60,6 +58,13 @@ class Link:
     def __init__(self, ends: dict[NodeId, MemoryEnd]):
         self.ends = ends
         self.broken = False
+
+
+def told(error: MultiRaftError, cluster_id: int) -> MultiRaftError:
+    """What a node that dialled hears of a refusal: it knows by whom it was said."""
+    if isinstance(error, WrongCluster | WrongStore):
+        return type(error)(str(error), said_by=cluster_id)
+    return error
 
 
 class SimulatedNetwork:
@@ -167,7 +172,8 @@ class SimulatedNetwork:
         for target, source in (ends, ends[::-1]):
             error = target.greet(source.introduce())
             if error is not None:
-                one.refused(node, error)
+                said = error if target is ends[0] else told(error, other.cluster_id())
+                one.refused(node, said)
                 other.refused(one.node, error)
                 one.dial_later(node)
                 return

@@ -20,7 +20,7 @@ from multiraft.testing.corpus import Task, one_line
 from multiraft.testing.linearizability import Verdict, check
 from multiraft.testing.loop import Callback
 from multiraft.testing.models import Register
-from multiraft.testing.schedule import NS, Action, Due, Schedule
+from multiraft.testing.schedule import NS, Due, Schedule
 from multiraft.testing.simulation import Outcome, Simulation
 
 EVENTS_MAX = 40
@@ -32,36 +32,33 @@ class NotingSchedule(Schedule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.last: deque[tuple[int, Action]] = deque(maxlen=EVENTS_MAX)
+        self.last: deque[tuple[int, Due]] = deque(maxlen=EVENTS_MAX)
 
     def add(self, due: Due) -> None:
-        action = due.action
-        if action is not None and not isinstance(action, Noting):
-            due.action = Noting(self, action)
-        super().add(due)
+        super().add(Noted(self, due))
 
 
-class Noting:
+class Noted(Due):
     """What happens, and a note of it."""
 
-    __slots__ = ("action", "schedule")
+    __slots__ = ("due", "schedule")
 
-    def __init__(self, schedule: NotingSchedule, action: Action) -> None:
+    def __init__(self, schedule: NotingSchedule, due: Due) -> None:
+        self.at_ns = due.at_ns
         self.schedule = schedule
-        self.action = action
+        self.due = due
 
-    def __call__(self) -> None:
-        self.schedule.last.append((self.schedule.now_ns, self.action))
-        self.action()
+    def run(self) -> None:
+        self.schedule.last.append((self.schedule.now_ns, self.due))
+        self.due.run()
 
 
-def described(action: Any) -> str:
+def described(due: Due) -> str:
     """What happened, in words: whose it was, what was called, with what."""
-    callback = getattr(action, "__self__", None)
-    if isinstance(callback, Callback):
-        shown = named(callback._callback, callback._arguments)
-        return f"{callback._loop.name}: {shown}"
-    return named(action, ())
+    if isinstance(due, Callback):
+        shown = named(due._callback, due._arguments)
+        return f"{due._loop.name}: {shown}"
+    return named(due.action, ())
 
 
 def named(function: Any, arguments: tuple[Any, ...]) -> str:
