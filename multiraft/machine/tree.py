@@ -97,8 +97,11 @@ class Tree:
                 # At every start: who made the file may have been killed before its name was synced.
                 self.disk.sync_directory(self.path)
             self.space = self.measure()
-        except BaseException:
+        except BaseException as error:
             self.env.close()
+            if isinstance(error, lmdb.Error):
+                message = f"the state store at {self.path} cannot be read: {error}"
+                raise StorageError(message) from error
             raise
 
     def _open(self, map_bytes: int, relaxed: bool) -> lmdb.Environment:

@@ -94,7 +94,7 @@ class Yard:
             for one, job in zip(some, jobs, strict=True):
                 judge(one, self.nursery.end(job))
 
-    def judge(self, life: str, folder: Path, notes: list[list[Any]]) -> list[Any]:
+    def judge(self, life: str, folder: Path, notes: Sequence[Any]) -> list[Any]:
         """What the verifier says of a folder, or how it ended."""
         path = folder.with_suffix(".said")
         path.write_text("".join(json.dumps(one) + "\n" for one in notes))
