@@ -112,9 +112,7 @@ class RealDisk:
         """
         draft = path / (DATA_FILE + ".new")
         self.remove(draft)
-        lmdb.open(
-            str(draft), map_size=FIRST_BYTES, subdir=False, lock=False, lib_version=0
-        ).close()
+        lmdb.open(str(draft), map_size=FIRST_BYTES, subdir=False, lock=False, lib_version=0).close()
         file = RealFile(draft, "r+", 0)
         try:
             file.sync()

@@ -66,6 +66,6 @@ def test_p11_a_call_that_fails_acknowledges_nothing_and_loses_nothing(
     faults = [(one, ERRORS[one.call][at % len(ERRORS[one.call])]) for at, one in enumerate(chosen)]
     them = Faults(yard, life)
     yard.side_by_side(faults, them.begin, them.judge)
-    print(life, dict(them.outcomes))
+    yard.tell(f"{life}: {dict(them.outcomes)}")
     ends = sum(count for what, count in them.outcomes.items() if "went on" not in what)
     assert ends >= len(faults) / 3, them.outcomes

@@ -26,7 +26,10 @@ KINDS = {1: "branch", 2: "leaf", 4: "overflow", 8: "meta"}
 PER_KIND = 400 if LONG else 22
 ROLLED_BACK = {
     "node": ("log/data.mdb meta",),
-    "state": ("one/data.mdb meta", "two/data.mdb meta"),  # a node replays its log over an older state
+    "state": (
+        "one/data.mdb meta",
+        "two/data.mdb meta",
+    ),  # a node replays its log over an older state
     "minority": (),
 }
 """Where the newest transaction may be gone as if it had never been, for all that one process can know."""
@@ -41,7 +44,12 @@ def spots(folder: Path) -> Iterator[Spot]:
         if not path.is_file() or not path.stat().st_size:
             continue
         if path.name != "data.mdb":
-            yield ("state of a machine" if path.suffix == ".state" else name), path, 0, path.stat().st_size
+            yield (
+                ("state of a machine" if path.suffix == ".state" else name),
+                path,
+                0,
+                path.stat().st_size,
+            )
             continue
         data, at = path.read_bytes(), 0
         last = max(struct.unpack_from("<QQ", data, page + 136)[::-1] for page in (0, PAGE))[1]
@@ -88,7 +96,7 @@ def flip_all(
         seen[kind][outcome] += 1
         shutil.rmtree(folder)
     for kind, outcomes in seen.items():
-        print(f"{life} {kind}: {dict(outcomes)}")
+        yard.tell(f"{life} {kind}: {dict(outcomes)}")
     return seen
 
 

@@ -1,4 +1,4 @@
-"""No room: a real ext4 file system in a file that fills up, and maps that are full while the process is killed or the power goes."""
+"""No room: an ext4 file system in a file fills up, and maps are full while the process is killed or the power goes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_p13_a_disk_that_is_full_at_any_moment_loses_nothing(yard: Yard) -> None
             found = yard.judge("node", folder, ended.notes)
             assert found == ["sound"], (room, how, found)
             shutil.rmtree(folder)
-    print(said)
+    yard.tell(str(said))
     assert any("NoSpace" in each for each in said), said
     assert any("went on" in each for each in said), said
 

@@ -69,9 +69,11 @@ def sample(points: list[Point], amount: int) -> list[Point]:
     for each in kinds.values():
         count = min(share, len(each))
         chosen += [each[(2 * at + 1) * len(each) // (2 * count)] for at in range(count)]
-    return [chosen[at * len(chosen) // amount] for at in range(min(amount, len(chosen)))] if len(
-        chosen
-    ) > amount else chosen
+    return (
+        [chosen[at * len(chosen) // amount] for at in range(min(amount, len(chosen)))]
+        if len(chosen) > amount
+        else chosen
+    )
 
 
 class Kills:
@@ -113,4 +115,4 @@ def test_p01_p03_p20_a_process_killed_at_any_write_loses_nothing_acknowledged(
     calls = {point.call for point in kills.reached}
     assert {"pwrite64", "writev", "fsync"} <= calls, calls
     assert len(kills.reached) >= len(chosen) * 0.75, (len(kills.reached), len(chosen))
-    print(f"{life}: killed at {len(kills.reached)} points of {len(every)}, {sorted(calls)}")
+    yard.tell(f"{life}: killed at {len(kills.reached)} points of {len(every)}, {sorted(calls)}")

@@ -301,7 +301,15 @@ def pair(folder: Path, notes: Notes) -> None:
 # -- as a job ---------------------------------------------------------------------------------------------------------------
 
 
-LIVES = {"log": log, "state": state, "node": node, "trio": trio, "grown": grown, "minority": minority, "pair": pair}
+LIVES = {
+    "log": log,
+    "state": state,
+    "node": node,
+    "trio": trio,
+    "grown": grown,
+    "minority": minority,
+    "pair": pair,
+}
 
 
 def judge(note: Notebook, life: str, folder: str, notes: str) -> None:

@@ -455,7 +455,9 @@ def rolled_back(note: Notebook, folder: str) -> None:
             await write(note, cluster.nodes[1], 0, range(2000, 2010))
             third = cluster.nodes.pop(3)
             others = list(cluster.nodes.values())
-            await cluster.until(lambda: all(known(node) == third.log.synced_sequence for node in others))
+            await cluster.until(
+                lambda: all(known(node) == third.log.synced_sequence for node in others)
+            )
             third.failed(RuntimeError("it ends here"))
             with suppress(RuntimeError):
                 await third.closed()
@@ -480,7 +482,9 @@ def known(node: Node) -> int:
 def forget_newest(path: Path) -> int:
     """Flip the one bit of the newest meta page that makes LMDB take the other one; the transaction that is gone."""
     data = path.read_bytes()
-    newest, at = max((int.from_bytes(data[page + 144 : page + 152], "little"), page) for page in (0, 4096))
+    newest, at = max(
+        (int.from_bytes(data[page + 144 : page + 152], "little"), page) for page in (0, 4096)
+    )
     bit = newest.bit_length() - 1
     flip_bit(path, at + 144 + bit // 8, bit % 8)
     return newest
