@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all venv build test quick lint format demo bench debug mutants annotate docs dist dist-check clean distclean help FORCE
+.PHONY: all venv build test quick lint format demo crash bench debug mutants annotate docs dist dist-check clean distclean help FORCE
 
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
@@ -22,6 +22,7 @@ help:
 	@echo "make build      compile what has changed, in place"
 	@echo "make test       all tests, benchmarks once each and untimed"
 	@echo "make quick      the tests that take less than a quarter of a second"
+	@echo "make crash      the long form of the crash tests: every write, many more images (an hour or two; root, strace)"
 	@echo "make lint       ruff, mypy, tidy rules"
 	@echo "make format     put every file into the house format"
 	@echo "make demo       a cluster of three nodes on this machine, for a look"
@@ -80,6 +81,9 @@ lint: .venv/.ready
 format: .venv/.ready
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+crash: build
+	MULTIRAFT_CRASH=long $(BIN)/python -m pytest tests/crash -s -o timeout=0 -o faulthandler_timeout=0
 
 demo: build
 	$(BIN)/multiraft demo

@@ -102,9 +102,8 @@ class Tree:
         except BaseException as error:
             self.env.close()
             if isinstance(error, lmdb.Error):
-                raise StorageError(
-                    f"the state store at {self.path} cannot be read: {error}"
-                ) from error
+                message = f"the state store at {self.path} cannot be read: {error}"
+                raise StorageError(message) from error
             raise
 
     def _open(self, map_bytes: int, relaxed: bool) -> lmdb.Environment:

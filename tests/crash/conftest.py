@@ -94,13 +94,18 @@ class Yard:
             for one, job in zip(some, jobs, strict=True):
                 judge(one, self.nursery.end(job))
 
-    def judge(self, life: str, folder: Path, notes: list[list[Any]]) -> list[Any]:
+    def judge(self, life: str, folder: Path, notes: Sequence[Any]) -> list[Any]:
         """What the verifier says of a folder, or how it ended."""
         path = folder.with_suffix(".said")
         path.write_text("".join(json.dumps(one) + "\n" for one in notes))
         ended = self.nursery.run("tests.crash.verifier:judge", life, folder, path)
         path.unlink()
         return ended.notes[-1] if ended.code == 0 else ["died", ended.code, ended.errors[-2000:]]
+
+    @staticmethod
+    def tell(figures: str) -> None:
+        """For whoever runs the tests with ``-s``."""
+        sys.stdout.write(figures + "\n")
 
     def close(self) -> None:
         self.nursery.close()

@@ -115,3 +115,4 @@ def test_p01_p03_p20_a_process_killed_at_any_write_loses_nothing_acknowledged(
     calls = {point.call for point in kills.reached}
     assert {"pwrite64", "writev", "fsync"} <= calls, calls
     assert len(kills.reached) >= len(chosen) * 0.75, (len(kills.reached), len(chosen))
+    yard.tell(f"{life}: killed at {len(kills.reached)} points of {len(every)}, {sorted(calls)}")

@@ -63,6 +63,7 @@ def test_p01_p03_p20_p21_a_power_cut_at_any_write_loses_nothing_acknowledged(
 ) -> None:
     tally, bad = cut(yard, life, part, parts, amount * LONG_FACTOR if LONG else amount)
     assert bad == []
+    yard.tell(f"{life}: {tally['sound']} images")
     assert tally["sound"] > 50
 
 

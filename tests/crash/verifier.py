@@ -7,14 +7,17 @@ that it is: whether that may be is for the test to say. Run in a child, since a 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections import defaultdict
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from multiraft import Node
 from multiraft.disk import RealDisk
-from multiraft.errors import MultiRaftError
+from multiraft.errors import MultiRaftError, Quarantined
 from multiraft.log.inspect import verify
 from multiraft.machine.snapshot import check_snapshot
 from tests.crash.nursery import Notebook
@@ -25,6 +28,8 @@ from tests.crash.victim import (
     STATE_SEED,
     STATE_STEPS,
     Refused,
+    Three,
+    large,
     node_config,
     run,
     running,
@@ -36,6 +41,7 @@ from tests.unit.log.model import Model
 from tests.unit.machine.harness import (
     DESCRIPTOR,
     GROUP,
+    PREFIX,
     apply_all,
     entries_of,
     open_with_shard,
@@ -117,6 +123,29 @@ def state(folder: Path, notes: Notes) -> None:
             store.close()
 
 
+def grown(folder: Path, notes: Notes) -> None:
+    acknowledged, asked = highest(notes, "did", "synced"), highest(notes, "try", "one")
+    store = open_inline(folder / "log", LOG)
+    try:
+        assert acknowledged <= store.synced_sequence <= asked + 1
+        if store.synced_sequence:
+            found = read_entries(store, 1, 1)
+            assert [entry[2] for entry in found.values()] == [
+                large(index) for index in range(1, store.synced_sequence)
+            ]
+    finally:
+        store.close()
+    state_store = open_with_shard(folder / "one", STATE)
+    try:
+        index = state_store.shard(GROUP).applied_index
+        assert highest(notes, "did", "one") <= index <= asked
+        assert {key: value for key, _, value in scan_all(state_store)} == {
+            PREFIX + b"%d" % at: large(at) for at in range(1, index + 1)
+        }
+    finally:
+        state_store.close()
+
+
 # -- nodes ------------------------------------------------------------------------------------------------------------------
 
 
@@ -177,31 +206,110 @@ def node(folder: Path, notes: Notes) -> None:
     assert verify(folder / "log") == []
 
 
+async def agree(cluster: Three) -> None:
+    """All replicas that run hold the same, once they have all applied the same."""
+    nodes = list(cluster.nodes.values())
+    groups = range(nodes[0].group("hits").id + 1)
+    await cluster.until(
+        lambda: all(len({node.multi.indexes(group)[3] for node in nodes}) == 1 for group in groups)
+    )
+    scans = [[pair async for pair in node.store.scan(stale=True)] for node in nodes]
+    assert all(scan == scans[0] for scan in scans), "the replicas differ"
+    totals = [await node.group("hits").read("applied", stale=True) for node in nodes]
+    assert all(total == totals[0] for total in totals), totals
+
+
 def trio(folder: Path, notes: Notes) -> None:
     async def main() -> None:
         async with three(folder, 1, 2, 3) as cluster:
             await serves(cluster.nodes[1], notes)
-            groups = range(cluster.nodes[1].group("hits").id + 1)
-            nodes = list(cluster.nodes.values())
-            await cluster.until(
-                lambda: all(
-                    len({node.multi.indexes(group)[3] for node in nodes}) == 1 for group in groups
-                )
-            )
-            scans = [[pair async for pair in node.store.scan(stale=True)] for node in nodes]
-            assert scans[0] == scans[1] == scans[2], "the replicas differ"
-            totals = [await node.group("hits").read(stale=True) for node in nodes]
-            assert len(set(totals)) == 1, totals
+            await agree(cluster)
 
     run(main())
     for number in (1, 2, 3):
         assert verify(folder / f"n{number}" / "log") == []
 
 
+def minority(folder: Path, notes: Notes) -> None:
+    """Whatever the third node's files hold: the others serve, and it holds the same or ends."""
+    refused: list[BaseException] = []
+
+    async def main() -> None:
+        async with three(folder, 1, 2) as cluster:
+            third = None
+            try:
+                await cluster.start(3)
+                third = cluster.nodes.pop(3)
+            except (MultiRaftError, OSError) as error:
+                cluster.nodes.pop(3)
+                refused.append(error)
+            await serves(cluster.nodes[1], notes)
+            if third is not None:
+                cluster.nodes[3] = third
+                await together(cluster, third)
+
+    async def together(cluster: Three, third: Node) -> None:
+        def quarantined() -> list[str]:
+            return [one.quarantined for one in third.status().machines if one.quarantined]
+
+        async def stopped() -> None:
+            """The one machine whose state is damaged stops, and says so; all else goes on."""
+            await cluster.until(lambda: bool(quarantined()))
+            raise Quarantined(quarantined()[0])
+
+        agreed = asyncio.ensure_future(agree(cluster))
+        ended = asyncio.ensure_future(first_of(third.closed(), stopped()))
+        await asyncio.wait({ended, agreed}, return_when=asyncio.FIRST_COMPLETED)
+        agreeing = agreed.done() and agreed.exception() is None
+        error = ended.exception() if ended.done() else None
+        for task in (ended, agreed):
+            task.cancel()
+        await asyncio.gather(ended, agreed, return_exceptions=True)
+        if not agreeing:
+            assert error is not None, "it neither agrees nor ends"
+            refused.append(error)
+
+    run(main())
+    if refused:
+        raise Refused from refused[0]
+
+
+async def first_of(*calls: Coroutine[Any, Any, None]) -> None:
+    """Raise what the first of them raises, and end the others."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def pair(folder: Path, notes: Notes) -> None:
+    """The first two alone."""
+
+    async def main() -> None:
+        async with three(folder, 1, 2) as cluster:
+            await serves(cluster.nodes[1], notes)
+            await agree(cluster)
+
+    run(main())
+
+
 # -- as a job ---------------------------------------------------------------------------------------------------------------
 
 
-LIVES = {"log": log, "state": state, "node": node, "trio": trio}
+LIVES = {
+    "log": log,
+    "state": state,
+    "node": node,
+    "trio": trio,
+    "grown": grown,
+    "minority": minority,
+    "pair": pair,
+}
 
 
 def judge(note: Notebook, life: str, folder: str, notes: str) -> None:

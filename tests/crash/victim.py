@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,26 +21,29 @@ import uvloop
 
 from multiraft import Config, Node
 from multiraft.disk import RealDisk
-from multiraft.errors import MultiRaftError
+from multiraft.errors import MultiRaftError, NoSpace
 from multiraft.ids import NodeId
 from multiraft.log.schema import LogSettings
 from multiraft.machine.options import StoreOptions
 from multiraft.machine.snapshot import check_snapshot
 from multiraft.node import wiring
+from multiraft.node.snapshots import Snapshots
 from tests.crash.nursery import Notebook
-from tests.unit.log.harness import open_inline, seal
+from tests.unit.log.harness import Feeder, created, entries_run, open_inline, seal
 from tests.unit.log.model import Model
 from tests.unit.machine.harness import (
     GROUP,
+    PREFIX,
     SMALL,
     Outcome,
     apply_all,
     open_with_shard,
+    put,
     snapshot_record,
 )
 from tests.unit.machine.test_crash import steps
 from tests.unit.node.machines import Counter
-from tests.unit.node.test_cluster import Trio
+from tests.unit.node.test_cluster import Trio, refusals
 
 LOG_SEED, LOG_BATCHES = 7, 150
 STATE_SEED, STATE_STEPS = 11, 400
@@ -125,6 +130,31 @@ def _install(note: Notebook, path: Path, one: Any, two: Any) -> None:
     note("did", "two", info.index)
 
 
+def grown(note: Notebook, folder: str, count: int = 120) -> None:
+    """A log and a state store that write so much that their maps of 1 MiB are full, again and again."""
+    log_store = open_inline(Path(folder) / "log", dataclasses.replace(LOG, dead_batches_min=64))
+    log_store.on_synced = lambda sequence: note("did", "synced", sequence)
+    feeder = Feeder(log_store)
+    feeder.append(created(1))
+    state_store = open_with_shard(Path(folder) / "one", STATE)
+    for index in range(1, count + 1):
+        note("try", "one", index)
+        feeder.append(entries_run(1, index, 1, [large(index)], prev_term=int(index > 1)))
+        apply_all(state_store, [put(PREFIX + b"%d" % index, large(index)).encode()], index)
+        if index % 10 == 0:
+            state_store.freeze(GROUP)
+            outcome = Outcome()
+            state_store.flush(GROUP, outcome)
+            note("did", "one", outcome.result)
+    note("maps", log_store.space().map_bytes, state_store.space().map_bytes)
+    state_store.close()
+    log_store.close()
+
+
+def large(index: int) -> bytes:
+    return b"%08d" % index * 2500
+
+
 # -- nodes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +217,20 @@ async def running(note: Notebook, config: Config) -> AsyncIterator[Node]:
             raise Refused from error
 
 
+def unclosed(note: Notebook, folder: str) -> None:
+    """A node that ends by kill -9 right after an acknowledgement."""
+    small_logs()
+
+    async def main() -> None:
+        async with running(note, node_config(folder)) as one:
+            tasks = [write(note, one, writer, range(40)) for writer in range(WRITERS)]
+            await asyncio.gather(*tasks, count(note, one, 20))
+            await write(note, one, 0, range(40, 41))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(main())
+
+
 def value_of(writer: int, number: int) -> str:
     """A value like no other; some are pages long."""
     return f"{writer}:{number}:".ljust(5000 if number % 10 == 9 else 40, "x")
@@ -233,6 +277,44 @@ def node(note: Notebook, folder: str, durability: str = "full", writes: int = WR
 
     with suppress(Refused):
         run(main())
+
+
+def full(note: Notebook, folder: str, ballast: str) -> None:
+    """A node on a small disk writes until it is full, deletes, reads, and goes on once there is room again."""
+    small_logs()
+    config = node_config(
+        folder, reserve_bytes=1 << 20, memtable_bytes_max=1 << 20, memtables_bytes_max=4 << 20
+    )
+
+    async def main() -> None:
+        async with running(note, config) as one:
+            await one.create_group("hits", Counter)
+            for number in range(10_000):
+                value = f"0:{number}:".ljust(20_000, "x")
+                note("try", f"0-{number}", value)
+                try:
+                    revision = await one.store.put(b"0-%d" % number, value.encode())
+                except NoSpace:
+                    break
+                note("did", f"0-{number}", value, revision)
+            else:
+                raise AssertionError("the disk was never full")
+            note("full", number)
+            note("try", "0-0", None)
+            note("did", "0-0", None, await one.store.delete(b"0-0"))
+            assert len([key async for key, _ in one.store.scan()]) == number - 1
+            Path(ballast).unlink()
+            async with asyncio.timeout(20):
+                while True:
+                    try:
+                        note("try", "0-1", "room")
+                        note("did", "0-1", "room", await one.store.put(b"0-1", b"room"))
+                        break
+                    except NoSpace:
+                        await asyncio.sleep(0.01)
+            note("healed")
+
+    run(main())
 
 
 # -- three nodes ------------------------------------------------------------------------------------------------------------
@@ -306,8 +388,12 @@ def behind(note: Notebook, folder: str) -> None:
     run(main())
 
 
-def trio_life(note: Notebook, folder: str) -> None:
-    """The third node comes back and is given snapshots, while writes go on; then everything is flushed once more."""
+def trio_life(note: Notebook, folder: str, damage: str = "") -> None:
+    """The third node comes back and is given snapshots, while writes go on; then everything is flushed once more.
+
+    ``damage``: flip a bit in the first snapshots that are "sent" or "received"; "end": end by kill -9.
+    """
+    flipped = flip_snapshots(note, damage)
 
     async def main() -> None:
         async with three(folder, 1, 2, 3) as cluster:
@@ -320,6 +406,85 @@ def trio_life(note: Notebook, folder: str) -> None:
             await cluster.until(
                 lambda: all(third.multi.indexes(g)[3] >= one.multi.indexes(g)[2] for g in groups)
             )
-            note("life", third.transfers.installed, one.keeper.flushes)
+            note("life", third.transfers.installed, one.keeper.flushes, len(flipped))
+            if damage == "end":
+                os.kill(os.getpid(), signal.SIGKILL)
 
     run(main())
+
+
+def flip_snapshots(note: Notebook, damage: str, amount: int = 3) -> list[Path]:
+    """Let a bit of the first few snapshots change where they lie: when they are to be sent, or when they were received."""
+    flipped: list[Path] = []
+    send, arrived = Snapshots._send, Snapshots.arrived
+
+    def flip(path: Path) -> None:
+        if len(flipped) < amount:
+            flipped.append(path)
+            flip_bit(path, path.stat().st_size // (len(flipped) + 1), len(flipped))
+            note("flipped", str(path))
+
+    async def send_flipped(self: Snapshots, key: Any, node: Any, *rest: Any) -> None:
+        flip(rest[1])
+        await send(self, key, node, *rest)
+
+    def arrived_flipped(self: Snapshots, node: int, transfer: int, path: str, meta: Any) -> None:
+        flip(Path(path))
+        arrived(self, node, transfer, path, meta)
+
+    if damage == "sent":
+        Snapshots._send = send_flipped  # type: ignore[method-assign]
+    elif damage == "received":
+        Snapshots.arrived = arrived_flipped  # type: ignore[method-assign]
+    return flipped
+
+
+def flip_bit(path: Path, at: int, bit: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ (1 << bit)]))
+
+
+def rolled_back(note: Notebook, folder: str) -> None:
+    """A bit of the third node's log flips while it is down and the others run, so that its newest transaction is gone."""
+
+    async def main() -> None:
+        async with three(folder, 1, 2, 3) as cluster:
+            await write(note, cluster.nodes[1], 0, range(2000, 2010))
+            third = cluster.nodes.pop(3)
+            others = list(cluster.nodes.values())
+            await cluster.until(
+                lambda: all(known(node) == third.log.synced_sequence for node in others)
+            )
+            third.failed(RuntimeError("it ends here"))
+            with suppress(RuntimeError):
+                await third.closed()
+            path = Path(folder) / "n3" / "log" / "data.mdb"
+            said = [refusals(node) for node in cluster.nodes.values()]
+            transaction = forget_newest(path)
+            await cluster.start(3)
+            await cluster.until(lambda: all(said))
+            await write(note, cluster.nodes[1], 0, range(2010, 2020))
+            with suppress(MultiRaftError):
+                await cluster.stop(3)
+            note("third", *(each[0] for each in said), transaction)
+
+    run(main())
+
+
+def known(node: Node) -> int:
+    """The newest batch that a node has heard of from the third."""
+    return node.peers._peers[NodeId(3)].sequence
+
+
+def forget_newest(path: Path) -> int:
+    """Flip the one bit of the newest meta page that makes LMDB take the other one; the transaction that is gone."""
+    data = path.read_bytes()
+    newest, at = max(
+        (int.from_bytes(data[page + 144 : page + 152], "little"), page) for page in (0, 4096)
+    )
+    bit = newest.bit_length() - 1
+    flip_bit(path, at + 144 + bit // 8, bit % 8)
+    return newest

@@ -100,3 +100,25 @@ def test_memory_that_a_transaction_frees_is_there_for_the_next_one() -> None:
         return int(done.stdout)
 
     assert count("keep") * 10 < count("as it is")
+
+
+def test_p17_the_first_pages_of_an_environment_are_there_whole_or_not_at_all(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB refuses for ever a file whose two first pages were torn, and syncs them only with the first transaction."""
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    settings = {"map_size": 1 << 20, "max_readers": 8}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            RealDisk().environment(tmp_path, **settings)
+    assert synced == ["data.mdb.new"]
+    assert not (tmp_path / "data.mdb").exists()
+    (tmp_path / "data.mdb.new").write_bytes(bytes(5000))  # as a power cut may have left it
+    with RealDisk().environment(tmp_path, **settings) as environment:
+        assert environment.stat()["entries"] == 0
+    assert synced[1:3] == ["data.mdb.new", tmp_path.name]
+    assert sorted(os.listdir(tmp_path)) == ["data.mdb", "lock.mdb"]

@@ -745,3 +745,16 @@ def test_a_shard_that_has_only_begun_is_read_on_a_thread_as_well(home: Home) -> 
     assert isinstance(gone.error, ShardMoved)
     jobs.close()
     store.close()
+
+
+def test_p91_a_store_whose_tree_cannot_be_read_is_refused_by_a_storage_error(
+    tmp_path: Path,
+) -> None:
+    """The root of the tree lies where the file has no page: one flipped bit in a meta page can say so."""
+    open_with_shard(tmp_path).close()
+    with (tmp_path / "data.mdb").open("r+b") as file:
+        for page in (0, 4096):
+            file.seek(page + 130)
+            file.write(b"\x40")
+    with pytest.raises(StorageError, match="cannot be read"):
+        open_with_shard(tmp_path)
