@@ -109,7 +109,7 @@ def _drop(handle: int, offset: int, count: int) -> None:
 def _holes(handle: int, size: int) -> Iterator[tuple[int, int]]:
     """Stretches of a file that are empty on the disk, whether it has blocks for them or not.
 
-    Of one that has, nothing is cached: the system takes what is for data (lseek(2), "preallocated space that has not been written").
+    Of one that has, nothing is cached: Linux takes what is for data, dirty or not (lseek(2); its iomap_seek_hole).
     """
     at = 0
     while at < size and (start := os.lseek(handle, at, os.SEEK_HOLE)) < size:
@@ -125,7 +125,7 @@ def _holes(handle: int, size: int) -> Iterator[tuple[int, int]]:
 def _require_dropped(handle: int, offset: int, empty: bool, path: Path) -> None:
     """Raise OSError where the page at an offset is still cached; also where this file system does not say.
 
-    One that is ``empty`` on the disk is made in memory by whoever asks for it, without waiting; it may be there with nothing in it.
+    One that is ``empty`` on the disk is made in memory by whoever asks for it, without waiting: it may be there, with nothing in it.
     """
     page = bytearray(mmap.PAGESIZE)
     for _ in range(DROPS_MAX):
