@@ -125,7 +125,7 @@ def _holes(handle: int, size: int) -> Iterator[tuple[int, int]]:
 def _require_dropped(handle: int, offset: int, empty: bool, path: Path) -> None:
     """Raise OSError where the page at an offset is still cached; also where this file system does not say.
 
-    One that is ``empty`` on the disk is made in memory by whoever asks for it, without waiting: it may be there, with nothing in it.
+    One that is ``empty`` on the disk is made in memory for whoever asks for it, at once: it may be there, with nothing in it.
     """
     page = bytearray(mmap.PAGESIZE)
     for _ in range(DROPS_MAX):
