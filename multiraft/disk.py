@@ -14,7 +14,7 @@ import fcntl
 import mmap
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,35 @@ def _drop(handle: int, offset: int, count: int) -> None:
     advise(handle, offset, count, os.POSIX_FADV_DONTNEED)
 
 
-def _require_dropped(handle: int, offset: int, path: Path) -> None:
-    """Raise OSError where the page at an offset is still cached; also where this file system does not say."""
+def _holes(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    """Stretches of a file that are empty on the disk, whether it has blocks for them or not.
+
+    Of one that has, nothing is cached: Linux takes what is for data, dirty or not (lseek(2); its iomap_seek_hole).
+    """
+    at = 0
+    while at < size and (start := os.lseek(handle, at, os.SEEK_HOLE)) < size:
+        try:
+            at = os.lseek(handle, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            at = size  # no data behind it
+        yield start, at
+
+
+def _require_dropped(handle: int, offset: int, empty: bool, path: Path) -> None:
+    """Raise OSError where the page at an offset is still cached; also where this file system does not say.
+
+    One that is ``empty`` on the disk is made in memory for whoever asks for it, at once: it may be there, with nothing in it.
+    """
+    page = bytearray(mmap.PAGESIZE)
     for _ in range(DROPS_MAX):
         try:
-            if not os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT):
-                return  # the file ends before it
+            count = os.preadv(handle, [page], offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return  # to read it, somebody would have to wait for the disk
+        if not count or (empty and page.count(0) == len(page)):
+            return
         _drop(handle, offset, mmap.PAGESIZE)
     raise OSError(errno.EBUSY, f"the page at {offset} stays in the machine's memory", str(path))
 
@@ -244,8 +265,14 @@ class RealDisk:
             _drop(handle, 0, 0)
             # Asking for a page begins to read it, and with readahead its neighbours, which would then seem never to have gone.
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-            for offset in range(0, os.fstat(handle).st_size, mmap.PAGESIZE):
-                _require_dropped(handle, offset, path)
+            size = os.fstat(handle).st_size
+            holes = list(_holes(handle, size))  # before anything is read, and so cached
+            for offset in range(0, size, mmap.PAGESIZE):
+                while holes and holes[0][1] <= offset:
+                    del holes[0]
+                end = min(offset + mmap.PAGESIZE, size)
+                empty = bool(holes) and holes[0][0] <= offset and end <= holes[0][1]
+                _require_dropped(handle, offset, empty, path)
         finally:
             os.close(handle)
 

@@ -50,6 +50,8 @@ class Hosted:
     machine: Any = None
     jobs: Jobs | None = None
     busy: bool = False
+    held: bool = False
+    """It is busy in that it stands still; no job of it runs."""
     generation: int = 0
     queued_entries: int = 0
     queued_bytes: int = 0

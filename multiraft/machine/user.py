@@ -113,7 +113,7 @@ class UserMachines:
     def close(self) -> None:
         """Let every machine give up what it holds. Blocks; only after all workers ended, or were given up."""
         for hosted in self.all():
-            if hosted.busy and hosted.jobs is self._pool:
+            if hosted.busy and not hosted.held and hosted.jobs is self._pool:
                 logger.error(
                     "the machine of group %d (%s) did not come back from its last call; it is left behind",
                     hosted.group,
@@ -233,10 +233,10 @@ class UserMachines:
     ) -> Callable[[], None]:
         """Let a machine stand still until what comes back is called; then ``then()``, or ``lost()`` if it failed or changed."""
         generation = hosted.generation
-        hosted.busy = True
+        hosted.busy = hosted.held = True
 
         def go_on() -> None:
-            hosted.busy = False
+            hosted.busy = hosted.held = False
             if not self._stopped:
                 (then if generation == hosted.generation else lost)()
                 self._pump(hosted)

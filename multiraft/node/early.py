@@ -87,7 +87,9 @@ class Early:
 
     def _make_some(self) -> None:
         self._making = False
-        for _ in range(min(MADE_AT_ONCE, len(self._waiting))):
+        for _ in range(MADE_AT_ONCE):
+            if not self._waiting:  # or not any more: whoever has an answer may have closed us
+                break
             call = self._waiting.popleft()
             if not self._ended(call, self._now_ns()):
                 self._make(call)

@@ -72,7 +72,7 @@ class GatewayConnection(Conversation):
         return (
             self._leaving
             or not self.writable
-            or self._gateway.ledger.full
+            or not self._gateway.ledger.may_read(self)
             or len(self._calls) >= options.calls_max
             or self._calls_bytes >= options.calls_bytes_max
         )
@@ -101,6 +101,7 @@ class GatewayConnection(Conversation):
             self.taken = number
             self._calls[number] = size
             self._calls_bytes += size
+            self._gateway.ledger.took()
             self.on_call(number, operation, left_ms, arguments)
         elif items[0] == Word.GOODBYE:
             decode_goodbye(items)
@@ -120,6 +121,7 @@ class GatewayConnection(Conversation):
         size = self._calls.pop(number, None)
         if size is None or self.over:
             return
+        self._gateway.ledger.unanswered -= 1
         self._calls_bytes -= size
         waiting = self.unread_bytes()
         if waiting > self.options.answers_bytes_max:
@@ -165,6 +167,7 @@ class GatewayConnection(Conversation):
             self._hold()
 
     def _ended(self, error: Exception | None) -> None:
+        self._gateway.ledger.unanswered -= len(self._calls)
         self._calls.clear()
         self._gateway.ledger.forget(self)
         self._gateway.ended(self, error)
@@ -258,8 +261,6 @@ class Gateway:
 
     def _let_go_on(self) -> None:
         for connection in tuple(self.connections):
-            if self.ledger.full:
-                return
             connection.go_on()
 
     def _sweep(self) -> None:

@@ -1,9 +1,10 @@
 """What all clients of a node hold of its memory together: one bound, and who goes where waiting does not help.
 
 Two accounts, each with the same bound. *Calls*: those that wait for their answers, and what has arrived of the next. Past the
-bound nobody is read until a quarter of it is free again, so that many clients make each other wait and end nobody - unless
-that lasts too long, for waiting frees nothing of a frame that is never finished: then whoever holds most goes. *Answers* that
-were written and not read: holding back does not help there, and whoever left most unread goes at once.
+bound nobody is read until a quarter of it is free again, so that many clients make each other wait and end nobody. Where no
+call is left to be answered, waiting frees nothing of what has arrived: whoever holds most of it is read then, alone, until its
+next call is whole, and after that the next one. If all that lasts too long, whoever holds most goes. *Answers* that were
+written and not read: holding back does not help there, and whoever left most unread goes at once.
 
 Never done here: counting what one client may hold by itself, or touching a socket. Invariant: the accounts are the sums of what
 was last said of each; whoever ended holds nothing.
@@ -38,7 +39,10 @@ class Ledger:
         self._answers: dict[Holder, int] = {}
         self._full_since: float | None = None
         self.full = False
-        """Whether nobody may be read."""
+        """Whether nobody may be read, but for the one that ``may_read`` names."""
+        self.unanswered = 0
+        """Calls that wait for their answers."""
+        self._chosen: Holder | None = None
         self.calls_bytes = 0
         self.answers_bytes = 0
 
@@ -51,8 +55,18 @@ class Ledger:
             self._filled()
         elif self.full and self.calls_bytes <= self._bytes_max * 3 // 4:
             self.full = False
-            self._full_since = None
+            self._full_since = self._chosen = None
             self._freed()
+        self._choose()
+
+    def may_read(self, holder: Holder) -> bool:
+        """May a connection be read?"""
+        return not self.full or (holder is self._chosen and not self.unanswered)
+
+    def took(self) -> None:
+        """A call came whole."""
+        self.unanswered += 1
+        self._chosen = None
 
     def answers(self, holder: Holder, count: int) -> None:
         """A connection was sent something: so much of all that it was sent is unread."""
@@ -70,10 +84,13 @@ class Ledger:
 
     def forget(self, holder: Holder) -> None:
         """A connection has ended. Idempotent."""
+        if self._chosen is holder:
+            self._chosen = None
         if holder in self._calls:
             self.calls(holder, 0)
             self._calls.pop(holder, None)
         self.answers_bytes -= self._answers.pop(holder, 0)
+        self._choose()
 
     def sweep(self, now: float, patience_s: float) -> None:
         """Now and then: if nobody could be read for so long, end the connection whose calls take most."""
@@ -88,6 +105,13 @@ class Ledger:
                 f"for {patience_s} s calls of all clients have taken the {self._bytes_max} bytes that they may, those of "
                 f"this one {self._calls[most]}"
             )
+
+    def _choose(self) -> None:
+        """Let one connection be read where all wait for each other."""
+        if self.full and not self.unanswered and self._chosen is None:
+            self._full_since = None
+            self._chosen = max(self._calls, key=self._calls.__getitem__)
+            self._freed()
 
     def _look_again(self) -> None:
         """What was unread when it was written may have been read since."""

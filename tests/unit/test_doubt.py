@@ -144,11 +144,51 @@ def cached(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_forgotten_file_has_no_page_in_memory_and_is_what_it_was(cached: Path) -> None:
-    before = cached.read_bytes()
+def test_a_forgotten_file_has_no_page_in_memory_and_is_what_it_was(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask for a page begins to read it, from the disk: it may be back in a moment, so what counts is when it was asked for."""
+    before, real, gone = cached.read_bytes(), os.preadv, []
+
+    def ask(*arguments: Any) -> int:
+        try:
+            return real(*arguments)
+        except BlockingIOError:
+            gone.append(arguments[2])
+            raise
+
+    monkeypatch.setattr(os, "preadv", ask)
     RealDisk().forget_cached(cached)
-    assert cached_pages(cached) == 0
+    assert gone == [page * mmap.PAGESIZE for page in range(PAGES)]
     assert cached.read_bytes() == before
+
+
+@pytest.mark.parametrize("hole", ["allocated", "not allocated"])
+def test_what_was_never_written_of_a_file_does_not_seem_to_stay_in_memory(
+    cached: Path, hole: str
+) -> None:
+    """The log allocates ahead. To read such a page nobody waits for the disk, however often it is forgotten."""
+    before = cached.read_bytes()
+    with cached.open("r+b") as file:
+        if hole == "allocated":
+            os.posix_fallocate(file.fileno(), len(before), 10 * mmap.PAGESIZE)
+        else:
+            file.truncate(len(before) + 10 * mmap.PAGESIZE)
+        file.seek(len(before) + 20 * mmap.PAGESIZE)
+        file.write(b"and data behind it")
+    whole = cached.read_bytes()
+    RealDisk().forget_cached(cached)
+    assert cached.read_bytes() == whole
+
+
+def test_a_page_in_a_hole_of_a_file_that_is_in_memory_and_not_empty_is_found_out(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = cached.stat().st_size
+    monkeypatch.setattr(disk_module, "_drop", lambda *arguments: None)
+    monkeypatch.setattr(disk_module, "_holes", lambda *arguments: iter([(0, size)]))
+    with pytest.raises(OSError, match="stays in the machine's memory"):
+        RealDisk().forget_cached(cached)
 
 
 def test_a_page_that_somebody_maps_stays_and_is_found_out(cached: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from multiraft.disk import RealDisk
+from multiraft.errors import Closed
 from multiraft.machine.hosted import Life
 from multiraft.machine.snapshot import head_of_snapshot
 from multiraft.machine.user_files import UserFiles
@@ -113,3 +114,19 @@ def test_a_machine_that_fails_while_it_stands_still_raises_no_alarm_besides(tmp_
     waiting[0]()
     assert saved == [None, None]
     assert one.alarm == "" and not one.saving and not one.busy
+
+
+def test_a_machine_that_stands_still_for_a_sync_that_never_comes_is_closed_with_its_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No job of it runs: nothing that it holds needs to be left behind."""
+    host = Host(tmp_path)
+    one = host.begin()
+    host.jobs.run()
+    closed: list[str] = []
+    one.machine.close = lambda: closed.append("closed")
+    host.files.save(GROUP, lambda go_on: None, lambda at: None)
+    host.machines.stop(Closed("the node was closed"))
+    host.machines.close()
+    assert closed == ["closed"]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

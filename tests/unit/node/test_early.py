@@ -214,3 +214,31 @@ def test_p99_calls_that_waited_are_made_in_order_and_some_at_a_time(
         assert await tickets[count - 1] == 5.0
 
     arun(main())
+
+
+@pytest.mark.loops("asyncio", "uvloop")
+def test_whoever_has_an_answer_may_close_the_store_while_others_are_made(arun: Run) -> None:
+    """An answer wakes its task at once, in the middle of the calls that are made."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        waker = Waker(loop)
+        early = Early(waker, lambda: 0, waker.drain)
+        troubles: list[Any] = []
+        loop.set_exception_handler(lambda _, context: troubles.append(context))
+        first, second = (early.hold(waker.answered, 5_000_000_000) for _ in range(2))
+
+        async def close() -> None:
+            await first
+            early.close(Closed("closed"))
+
+        closing = asyncio.create_task(close())
+        await asyncio.sleep(0)
+        early.learned()
+        await closing
+        with pytest.raises(Closed):
+            await second
+        await asyncio.sleep(0)
+        assert troubles == []
+
+    arun(main())

@@ -89,12 +89,57 @@ def test_a_client_whose_calls_take_all_there_is_for_too_long_goes_and_others_go_
             greedy.writer.write(large[: 400 * KIB])
             await until(lambda: ledger.full)
             other.writer.write(call(1, b"waits"))
-            assert await greedy.rest() == []
+            assert [one[0] for one in await greedy.rest()] in ([], [Word.GOODBYE])
             assert await other.frame() == [Word.ANSWER, 1, [b"waits"]]
             await until(lambda: server.gone == 1)
             assert ledger.calls_bytes == 100 * KIB
             modest.writer.write(small[100 * KIB :])
             assert (await modest.frame() or [])[:2] == [Word.ANSWER, 1]
+
+    arun(main())
+
+
+def test_clients_whose_half_sent_calls_reach_the_bound_are_read_one_after_another(
+    arun: Arun,
+) -> None:
+    """Nobody does anything wrong: if all of them waited, none would ever be whole, and each would be sent away in its turn."""
+
+    async def main() -> None:
+        options = replace(OPTIONS, clients_bytes_max=400 * KIB, client_stall_s=3600.0)
+        async with serving(options) as server, clients(server, 5) as found:
+            ledger, frame = server.gateway.ledger, call(1, bytes(150 * KIB))
+            for count, one in enumerate(found, 1):
+                one.writer.write(frame[: 90 * KIB])
+                here = count * 90 * KIB
+                await until(lambda here=here: ledger.full or ledger.calls_bytes == here)  # type: ignore[misc]
+            assert ledger.full and ledger.unanswered == 0
+            for one in found:
+                one.writer.write(frame[90 * KIB :])
+            for one in found:
+                assert (await one.frame() or [])[:2] == [Word.ANSWER, 1]
+            assert ledger.calls_bytes == 0 and not ledger.full
+            assert len(server.gateway.connections) == 5
+
+    arun(main())
+
+
+def test_calls_that_came_whole_are_taken_though_all_clients_are_held_back(arun: Arun) -> None:
+    async def main() -> None:
+        options = replace(OPTIONS, clients_bytes_max=90 * KIB, client_stall_s=3600.0, calls_max=1)
+        async with serving(options) as server, clients(server, 5) as found:
+            server.echo = False
+            ledger, two = server.gateway.ledger, call(1) + call(2, bytes(20 * KIB))
+            for count, one in enumerate(found, 1):
+                one.writer.write(two)
+                here = count * len(two)
+                await until(lambda here=here: ledger.full or ledger.calls_bytes == here)  # type: ignore[misc]
+            assert ledger.full and ledger.unanswered == 5
+            server.echo = True
+            server.answer_all()
+            for one in found:
+                numbers = [(await one.frame() or [])[1] for _ in range(2)]
+                assert numbers == [1, 2]
+            assert ledger.calls_bytes == 0 and not ledger.full
 
     arun(main())
 
