@@ -314,31 +314,11 @@ KINDS: dict[str, Kind] = {
     "membership": Kind(_ask(change_membership), None, "one", strength=(0.0, 1.0), every_s=4),
 }
 
-_NETWORK = (
-    "cut",
-    "one-way-cut",
-    "reset",
-    "clog",
-    "slow-link",
-    "loss",
-    "duplication",
-    "reordering",
-    "damage",
+_NETWORK = tuple("cut one-way-cut reset clog slow-link loss duplication reordering damage".split())
+_DISK = tuple(
+    "slow-sync error-of-a-sync error-of-a-write error-of-a-read full-disk power-cut-in-a-write".split()
 )
-_DISK = (
-    "slow-sync",
-    "error-of-a-sync",
-    "error-of-a-write",
-    "error-of-a-read",
-    "full-disk",
-    "power-cut-in-a-write",
-)
-_NOT_FOR_MUTANTS = (
-    "damage",
-    "error-of-a-sync",
-    "error-of-a-write",
-    "wiped-disk",
-)  # the first three: open defects
+_NOT_FOR_MUTANTS = ("damage", "error-of-a-sync", "error-of-a-write", "wiped-disk")
 PROFILES: dict[str, tuple[str, ...]] = {
     "swarm": tuple(KINDS),
     "all": tuple(KINDS),
