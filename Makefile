@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all venv build test quick lint format demo crash bench debug mutants annotate docs dist dist-check clean distclean help FORCE
+.PHONY: all venv build test quick simulate nightly lint format demo crash bench debug mutants annotate docs dist dist-check clean distclean help FORCE
 
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
@@ -22,6 +22,7 @@ help:
 	@echo "make build      compile what has changed, in place"
 	@echo "make test       all tests, benchmarks once each and untimed"
 	@echo "make quick      the tests that take less than a quarter of a second"
+	@echo "make simulate   simulated clusters from SEEDS seeds (ARGS=... for more: --help); make nightly for ten thousand long ones"
 	@echo "make crash      the long form of the crash tests: every write, many more images (an hour or two; root, strace)"
 	@echo "make lint       ruff, mypy, tidy rules"
 	@echo "make format     put every file into the house format"
@@ -71,6 +72,14 @@ test: build
 
 quick: build
 	$(BIN)/python -m pytest -m "not slow and not cluster"
+
+SEEDS ?= 300
+
+simulate: build
+	$(BIN)/python -m multiraft.testing run --seeds $(SEEDS) $(ARGS)
+
+nightly: build
+	$(BIN)/python -m multiraft.testing run --seeds 10000 --first $$(date -u +%Y%m%d)00000 --seconds 120 --profile swarm --twice 0.01 $(ARGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check

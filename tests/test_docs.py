@@ -66,7 +66,12 @@ def test_the_extras_that_the_pages_name_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "example"), [("machines.md", "counter.py"), ("testing.md", "check_history.py")]
+    ("page", "example"),
+    [
+        ("machines.md", "counter.py"),
+        ("testing.md", "check_history.py"),
+        ("testing.md", "test_tickets.py"),
+    ],
 )
 def test_the_example_on_a_page_is_the_file_that_is_run(page: str, example: str) -> None:
     text = (ROOT / "docs" / page).read_text("utf-8")

@@ -26,6 +26,8 @@ def test_every_entry_point_resolves(pyproject: dict) -> None:
     for place in pyproject["project"]["scripts"].values():
         module, _, name = place.partition(":")
         assert callable(getattr(importlib.import_module(module), name, None)), place
+    for module in pyproject["project"]["entry-points"]["pytest11"].values():
+        importlib.import_module(module)
 
 
 def test_what_compiles_is_what_is_tested(pyproject: dict[str, Any]) -> None:

@@ -7,7 +7,12 @@ The map of the package:
 - ``linearizability``: the judge. Below it ``problem`` (a part of a history in numbers), ``blocks`` (what stands together),
   ``search`` (is there an order?), ``smallest`` (a failing part made small), ``explain`` (why nothing fits, in a sentence);
 - ``picture``: a failing part as a page to look at;
-- ``__main__``: ``python -m multiraft.testing check HISTORY.jsonl --model register``.
+- ``simulation``: one run from one seed, over ``cluster`` (whole nodes in simulated processes), ``nemesis`` (faults), ``workload``
+  and ``invariants``; below them ``schedule`` and ``loop`` (time), ``world``, ``network`` and ``links``, ``disk`` and its parts;
+- ``corpus``: runs as data; ``attempt``: one, whatever becomes of it; ``crew``: many, in processes; ``replay``: one as a story;
+  ``shrinking``: one made small; ``commands``, ``checking`` and ``__main__``: all these from a command line;
+- for tests of users: ``plugin`` (fixtures), ``trial`` (a simulated cluster), ``local`` (a real one), ``guard`` (is a machine
+  deterministic?).
 
 ``docs/testing.md`` has an example.
 """
