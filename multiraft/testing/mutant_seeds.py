@@ -16,7 +16,7 @@ from typing import Any
 
 from multiraft.testing.simulation import Settings, run
 
-CPU_S_MAX = 60.0
+CPU_S_MAX = 20.0
 
 
 def run_seed(seed: int, settings: Settings) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class Simulation:
                 return f"node {number} does not know all leaders"
         for number in self.nemesis.lost:
             life = self.cluster.lives.get(number)
-            if life is not None and life.serving:
+            if life is not None and life.serving and life.node.transport.links:  # type: ignore[attr-defined]
                 return f"node {number}, whose directory is another than before, is let in"
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -117,6 +118,23 @@ def test_with_no_mutant_on_the_mutated_tree_is_the_product(tree: Path) -> None:
 def test_every_known_seed_finds_its_mutant(tree: Path) -> None:
     results = mutants.hunt_all(tree, known(LIST))
     assert [one.name for one in results if not one.found] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_finds_a_mutant_finds_nothing_in_the_product(tree: Path) -> None:
+    """Else it was not the mutant that was found."""
+    runs = {
+        (one.profile, one.nodes, one.groups, one.seconds, json.dumps(one.config), one.killed_by)
+        for one in LIST
+        if one.killed_by is not None
+    }
+    for profile, nodes, groups, seconds, config, seed in sorted(runs):
+        lines = mutants.run_seeds(
+            tree, None, [seed], profile=profile, nodes=nodes, groups=groups, seconds=seconds,
+            config=json.loads(config),
+        )  # fmt: skip
+        assert [line["violation"] for line in lines] == [""], (profile, seed)
 
 
 @pytest.mark.slow
