@@ -21,8 +21,8 @@ from multiraft.testing.crew import HASH_SEEDS, PACKAGE_FOLDER, compared
 from multiraft.testing.simulation import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNT = int(os.environ.get("MULTIRAFT_SIMULATION_SEEDS", "100"))
-BLOCK = 5
+COUNT = int(os.environ.get("MULTIRAFT_SIMULATION_SEEDS", "40"))
+BLOCK = 2
 """So few that a busy machine, too, has done one before it is taken for hung."""
 USUAL = Settings(nodes=3, groups=4, seconds=60.0, profile="swarm")
 LARGE = Settings(nodes=5, groups=32, seconds=60.0, profile="swarm")
