@@ -271,9 +271,16 @@ def raft_start(
 
     They are those of the state; but where the process ended after a snapshot was installed and before the log was marked
     with it, the log still ends before the state. Then the replica begins where its log does, and the mark is written next.
+    Else a log that ends before the state has lost its end: LogCorrupt.
     """
     if group_log.pending is not None and applied_index > group_log.last_index:
         return group_log.base.membership, group_log.base.index
+    if applied_index > group_log.last_index:
+        raise LogCorrupt(
+            f"the state of group {group_log.group} holds entry {applied_index}, but its log ends at {group_log.last_index}: "
+            "the log is damaged, or an older copy",
+            damage={group_log.group: (group_log.last_index + 1, applied_index)},
+        )
     return membership, applied_index
 
 

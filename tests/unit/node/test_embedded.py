@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from multiraft import (
     TooLarge,
     ValueIs,
 )
-from multiraft.errors import DirectoryInUse, SyncFailed
+from multiraft.errors import DirectoryInUse, LogCorrupt, SyncFailed
 from multiraft.transport.address import free_addresses
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -445,5 +446,28 @@ def test_a_node_shows_what_it_does(arun: Run, tmp_path: Path) -> None:
             assert 0 < status.log_used_bytes < status.log_map_bytes
             assert 0 < status.state_used_bytes < status.state_map_bytes
             assert f"sync_ns            {status.sync_ns}" in str(status)
+
+    arun(main())
+
+
+def test_p90_a_log_that_ends_before_the_state_is_refused_as_damaged(
+    arun: Run, tmp_path: Path
+) -> None:
+    """An older copy of the log beside the state of today: what the state holds beyond it is gone from the log."""
+
+    async def main() -> None:
+        config = Config(data_dir=str(tmp_path / "node"), memtable_age_s=0.05)
+        async with Node(config) as node:
+            await node.store.put(b"k", b"old")
+        shutil.copytree(tmp_path / "node" / "log", tmp_path / "copy")
+        async with Node(config) as node:
+            await node.store.put(b"k", b"new")
+            flushes = node.keeper.flushes
+            while node.keeper.flushes == flushes:
+                await asyncio.sleep(0.01)
+        shutil.rmtree(tmp_path / "node" / "log")
+        (tmp_path / "copy").rename(tmp_path / "node" / "log")
+        with pytest.raises(LogCorrupt, match="its log ends at"):
+            await Node(config).start()
 
     arun(main())
