@@ -7,7 +7,6 @@ of a group is only ever used by one job at a time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +148,15 @@ def close_machine(machine: Any) -> None:
 
 
 def apply_pieces(
-    machine: Any, pieces: Sequence[Piece], holds_index: int, wanted: bool, ns_max: int
+    machine: Any,
+    pieces: Sequence[Piece],
+    holds_index: int,
+    wanted: bool,
+    ns_max: int,
+    now_ns: Callable[[], int],
 ) -> Applied:
     """Apply entries in order until they are all, the time is up, or the machine fails."""
-    until_ns = time.monotonic_ns() + ns_max
+    until_ns = now_ns() + ns_max
     outcome = Applied(results=[] if wanted else None)
     for piece in pieces:
         for offset, payload in enumerate(piece.payloads):
@@ -168,7 +172,7 @@ def apply_pieces(
             if outcome.results is not None:
                 outcome.results.append(result)
             outcome.done += 1
-            if time.monotonic_ns() >= until_ns:
+            if now_ns() >= until_ns:
                 return outcome
     return outcome
 

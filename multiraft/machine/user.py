@@ -78,8 +78,10 @@ class UserMachines:
         found: dict[int, State],
         pool: Pool,
         schedule: Callable[[Callable[[], None]], object],
+        now_ns: Callable[[], int],
     ) -> None:
         self.states = states
+        self._now_ns = now_ns
         self._found = found
         self._pool = pool
         self._loop_jobs = LoopJobs(schedule)
@@ -342,7 +344,10 @@ class UserMachines:
             if applied.error is not None:
                 self.fail(hosted, applied.error)
 
-        self.run(hosted, lambda: apply_pieces(machine, pieces, holds_index, wanted, ns_max), done)
+        def job() -> Applied:
+            return apply_pieces(machine, pieces, holds_index, wanted, ns_max, self._now_ns)
+
+        self.run(hosted, job, done)
 
     def _advance(self, hosted: Hosted, applied: Applied) -> None:
         """Take what was applied off the queue, and tell of it piece by piece."""

@@ -12,7 +12,7 @@ from typing import Any
 from multiraft._ticket import Waker
 from multiraft.config import Config
 from multiraft.errors import MultiRaftError
-from multiraft.interfaces import Jobs, SnapshotHost
+from multiraft.interfaces import Clock, Jobs, SnapshotHost
 from multiraft.machine.pool import Pool
 from multiraft.machine.running import Factory
 from multiraft.machine.states import State, States
@@ -57,9 +57,10 @@ class Users:
         kick: Callable[[], None],
         admission: Admission,
         now_ns: Callable[[], int],
+        clock: Clock,
     ) -> None:
         pool = Pool(lambda number: worker(f"machines-{number}", config.timeout_s), WORKERS_MAX)
-        self.machines = UserMachines(states, found, pool, schedule)
+        self.machines = UserMachines(states, found, pool, schedule, clock.now_ns)
         for kind, factory in kinds.items():
             self.machines.register(kind, factory)
         self.files = UserFiles(self.machines, files)

@@ -313,6 +313,7 @@ class Parts(TurnEvents, TransportEvents):
             kick=self.turn.kick,
             admission=self.admission,
             now_ns=self.turn.now,
+            clock=self.clock,
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,11 @@ class Host:
         home = placed(folder)
         self.states = States(home.path, home.disk)
         self.machines = UserMachines(
-            self.states, self.states.found(), Pool(lambda _: self.jobs, 1), lambda act: act()
+            self.states,
+            self.states.found(),
+            Pool(lambda _: self.jobs, 1),
+            lambda act: act(),
+            time.monotonic_ns,
         )
         self.machines.events = self
         for kind, factory in (kinds or {"log": Log}).items():

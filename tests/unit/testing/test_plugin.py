@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import re
@@ -152,7 +153,7 @@ async def adds(node: multiraft.Node, name: str) -> None:
     group = await node.create_group("sum", "total", timeout=60)
     while True:
         try:
-            await group.propose(b"1", timeout=2)
+            await group.propose_many([b"1"] * 3, timeout=2)
         except multiraft.MultiRaftError:
             await asyncio.sleep(0.5)
         await asyncio.sleep(0.2)
@@ -197,6 +198,22 @@ def test_a_machine_and_its_clients_live_through_faults_and_the_same_seed_is_the_
         assert sorted(found) == [1, 2, 3] and min(found.values()) > 20
         traces.append((trial.trace, found, nemesis.faults))
     assert traces[0] == traces[1] and traces[0][0] != traces[2][0] and traces[0][2]
+
+
+@pytest.mark.slow
+def test_no_real_clock_reaches_a_simulated_machine(
+    trials: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces = []
+    for step_ns in (0, 10**9):
+        ticks = itertools.count(0, step_ns) if step_ns else itertools.repeat(0)
+        for name in ("monotonic_ns", "perf_counter_ns", "time_ns"):
+            monkeypatch.setattr(time, name, ticks.__next__)
+        trial = trials(3)
+        trial.clients(adds, each=2)
+        trial.run(5)
+        traces.append(trial.trace)
+    assert traces[0] == traces[1]
 
 
 @pytest.mark.slow
