@@ -94,7 +94,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 if "MULTIRAFT_CRASH" not in os.environ:
     # They do not yet fit beside the others: crash tests fail on today's tree, the rest leaves logs shut or a busy machine's time
     # limit behind. MULTIRAFT_CRASH=1 runs them; `make simulate` runs seeds.
-    collect_ignore = ["crash", "simulation", "unit/testing/test_commands.py", "unit/testing/test_plugin.py"]
+    collect_ignore = [
+        "crash",
+        "simulation",
+        "unit/testing/test_commands.py",
+        "unit/testing/test_plugin.py",
+    ]
 
 
 @pytest.fixture
