@@ -140,7 +140,7 @@ class Nursery:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, "the nursery itself has ended"
+        assert line, f"the nursery itself has ended: {self._process.wait()}"
         said = json.loads(line)
         job = self._jobs[said["number"]]
         if "pid" in said:
