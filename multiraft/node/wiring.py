@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
@@ -83,13 +84,13 @@ class Parts(TurnEvents, TransportEvents):
 
     # -- what the node answers, besides events of the turn and of the transport -----------------------------------------------
 
+    @abstractmethod
     def _unblock(self, group: int) -> None:
         """A flush of the group is done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learned(self, shard_map: ShardMap) -> None:
         """The shard map is known, or has changed."""
-        raise NotImplementedError
 
     # -- opening ----------------------------------------------------------------------------------------------------------------
 
