@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -228,9 +229,12 @@ def test_clients_that_break_the_rules_make_a_node_say_so_once_a_second(
                     await hostile.rest()
             await until(lambda: server.gone == 20)
 
+    began = time.monotonic()
     with caplog.at_level(logging.WARNING, "multiraft"):
         arun(main())
-    assert 1 <= len(caplog.records) <= 3, caplog.messages
+    # A slow machine may say so more often, and asyncio has warnings of its own about it.
+    said = [record for record in caplog.records if record.name.startswith("multiraft")]
+    assert 1 <= len(said) <= 2 + (time.monotonic() - began), caplog.messages
 
 
 def test_a_line_says_how_many_were_left_out_before_it(
