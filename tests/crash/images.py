@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from multiraft.doubt import NOTE_FILE
 from tests.crash.nursery import Notebook
 from tests.crash.recording import Recording, Step
 from tests.crash.verifier import Notes, verdict
@@ -178,6 +179,8 @@ class Disk:
                 with at.open("wb") as file:
                     file.write(files[number].data)
                     file.truncate(files[number].size)
+            if at.name == NOTE_FILE:
+                at.write_text("a run of the machine before the power went")
 
 
 def _apply(unit: Unit, names: dict[str, int], files: dict[int, Content]) -> None:

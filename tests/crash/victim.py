@@ -335,6 +335,7 @@ THREE: dict[str, Any] = {
     "memtables_bytes_max": 60_000,
     "machine_log_bytes_max": 600,
     "reserve_bytes": 0,
+    "log_kept_entries": 10,
 }
 
 
