@@ -92,8 +92,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 if "MULTIRAFT_CRASH" not in os.environ:
-    # They do not yet fit beside the others: two crash tests fail on today's tree, the rest leaves logs shut or a busy machine's time
-    # limit behind. MULTIRAFT_CRASH=1 runs them; `make simulate` runs seeds.
+    # They do not yet fit beside the others: two crash tests fail on today's tree, and the commands leave logs shut. MULTIRAFT_CRASH=1
+    # runs them; `make simulate` runs seeds.
     collect_ignore = [
         "crash",
         "simulation",
