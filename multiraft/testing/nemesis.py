@@ -351,6 +351,9 @@ def draw_faults(
         on, pace = generator.random() < share, generator.choice((0.5, 1.0, 1.0, 3.0))
         if on:
             faults += _of_kind(generator, name, KINDS[name], pace, seconds, nodes)
+    if any(fault.kind == "wiped-disk" for fault in faults):
+        # It takes a voter away for good; one more that only learns, and those that are left may be no majority.
+        faults = [fault for fault in faults if fault.kind != "membership"]
     return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.kind, fault.nodes)))
 
 
